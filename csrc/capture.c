@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * capture.c - the story of one capture, from start to end.
+ */
+#include "engine.h"
+#include "uapi.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_TRIES 16 /* each doubles the room that was too small: 2^16 times the first guess */
+#define MAX_EXECS 3
+
+int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail)
+{
+    c->err->code = code;
+    c->err->stage = stage;
+    strncpy(c->err->detail, detail, sizeof c->err->detail - 1);
+    return -code;
+}
+
+bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2])
+{
+    const char *s = c->strings + m->vmflags;
+    for (uint32_t i = 0; i + 1 < m->vmflags_len; i += 3)
+        if (s[i] == flag[0] && s[i + 1] == flag[1])
+            return true;
+    return false;
+}
+
+int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
+                   uint32_t *at_len)
+{
+    if (len > c->room.strings - c->n_strings) {
+        c->room.strings *= 2;
+        return -ENOBUFS;
+    }
+    memcpy(c->strings + c->n_strings, s, len);
+    *at = (uint32_t)c->n_strings;
+    *at_len = (uint32_t)len;
+    c->n_strings += len;
+    return 0;
+}
+
+static size_t size_of(const struct pm__room *r)
+{
+    return r->mappings * (sizeof(pm_mapping) + sizeof(struct pm__span)) + r->strings +
+           r->objects * sizeof(pm_object) + r->parts * sizeof(pm_part) +
+           r->pages * (2 * sizeof(uint64_t) + 4 * sizeof(uint32_t)) + PM__SCRATCH +
+           ((size_t)64 << 10); /* alignment, and the small things taken on the way */
+}
+
+static int furnish(struct pm__capture *c)
+{
+    struct pm__room *r = &c->room;
+    struct pm__arena *a = &c->arena;
+    int rc = pm__arena_get(a, size_of(r));
+    if (rc < 0)
+        return pm__fail(c, -rc, PM_AT_ARENA, "");
+    c->mappings = pm__take(a, r->mappings, sizeof *c->mappings);
+    c->spans = pm__take(a, r->mappings, sizeof *c->spans);
+    c->strings = pm__take(a, r->strings, 1);
+    c->objects = pm__take(a, r->objects, sizeof *c->objects);
+    c->parts = pm__take(a, r->parts, sizeof *c->parts);
+    c->pages.vpn = pm__take(a, r->pages, sizeof(uint64_t));
+    c->pages.entry = pm__take(a, r->pages, sizeof(uint64_t));
+    c->pages.set = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.known = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.mapcount_lo = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.mapcount_hi = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.cap = r->pages;
+    c->scratch = pm__take(a, PM__SCRATCH, 1);
+    return c->scratch ? 0 : pm__fail(c, ENOMEM, PM_AT_ARENA, "");
+}
+
+/* Zero pages and PMD mappings, where counters do not tell; between the two readings. */
+static int ask_scan(struct pm__capture *c)
+{
+    for (size_t i = 0; i < c->n_mappings; i++) {
+        int rc = 0;
+        if (pm__wants_scan(c, i, PM_ZERO))
+            rc = pm__scan(c, i, PM_SCAN_ZERO, PM_ZERO);
+        if (rc == 0 && pm__wants_scan(c, i, PM_HUGE))
+            rc = pm__scan(c, i, PM_SCAN_HUGE, PM_HUGE);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
+/* Counters, pages, pages again, counters again: what is the same on both sides
+ * held while the pages were looked up, and may be inferred from. */
+static int sandwich(struct pm__capture *c)
+{
+    int rc;
+    c->header.captured_ns = now_ns();
+    if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = ask_scan(c)) < 0 ||
+        (rc = pm__pagemap_verify(c)) < 0 || (rc = pm__smaps_read(c, PM__AFTER)) < 0 ||
+        (rc = pm__numa_read(c, PM__AFTER)) < 0)
+        return rc;
+    c->header.complete = 1;
+    return 0;
+}
+
+static int attempt(struct pm__capture *c, pm_snapshot **out)
+{
+    int rc;
+    if ((rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 || (rc = sandwich(c)) < 0 ||
+        (rc = pm__elf_read(c)) < 0)
+        return rc;
+    for (size_t i = 0; i < c->n_mappings; i++)
+        pm__infer(c, i);
+    return pm__lay_out(c, out);
+}
+
+/* Nothing but what was learnt about the room needed survives an attempt. */
+static void clear(struct pm__capture *c)
+{
+    struct pm__capture fresh = {
+        .io = c->io,
+        .err = c->err,
+        .pid = c->pid,
+        .room = c->room,
+        .dir = -1,
+        .smaps = -1,
+        .numa = -1,
+        .pagemap = -1,
+        .kpageflags = -1,
+        .kpagecount = -1,
+    };
+    fresh.header.self = c->pid == 0 || c->pid == getpid();
+    fresh.header.pid = fresh.header.self ? getpid() : c->pid;
+    fresh.header.page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    *c = fresh;
+    memset(c->err, 0, sizeof *c->err);
+}
+
+static int capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err)
+{
+    struct pm__capture c = {
+        .io = io,
+        .err = err,
+        .pid = pid,
+        .room = {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
+    };
+    int execs = 0;
+    for (int tries = 0; tries < MAX_TRIES; tries++) {
+        clear(&c);
+        int rc = attempt(&c, out);
+        pm__target_close(&c);
+        pm__arena_put(&c.arena);
+        if (rc == -PM_E_EXEC && ++execs < MAX_EXECS)
+            continue; /* another program now: capture that one */
+        if (rc != -ENOBUFS)
+            return rc < 0 && !err->code ? pm__fail(&c, -rc, PM_AT_NOTHING, "") : rc;
+    }
+    return pm__fail(&c, PM_E_BUSY, PM_AT_NOTHING, "");
+}
+
+int pm_capture(int64_t pid, pm_snapshot **out, pm_error *err)
+{
+    *out = NULL;
+    pm__features(); /* found out before, so that finding out does not show in the capture */
+    return capture_with(&pm__kernel, pid, out, err);
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine.h - what the engine's files share with each other, and nobody else.
+ *
+ * One capture is one `struct pm__capture` on an arena.  It is filled step by
+ * step, in the order in which capture.c tells it, and laid out as a snapshot
+ * at the end.
+ */
+#ifndef PM_ENGINE_H
+#define PM_ENGINE_H
+
+#include "pmaps.h"
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/* ---- io.c: every kernel read ------------------------------------------- */
+/* What fstat and fstatfs say of an open file, as far as we ask. */
+struct pm__file {
+    uint32_t dev_major, dev_minor;
+    uint64_t inode;
+    uint32_t mode;   /* st_mode */
+    uint64_t fstype; /* f_type */
+};
+
+/* Each returns a value >= 0 or -errno.  Tests replace it to inject faults. */
+struct pm__io {
+    int (*open)(void *ctx, int dir, const char *path, int flags);
+    ssize_t (*pread)(void *ctx, int fd, void *buf, size_t n, uint64_t offset);
+    int (*ioctl)(void *ctx, int fd, unsigned long request, void *arg);
+    int (*stat)(void *ctx, int fd, struct pm__file *out);
+    int (*close)(void *ctx, int fd);
+    void *ctx;
+};
+
+extern const struct pm__io pm__kernel;
+
+/* One line without its newline; return < 0 stops the walk with that code. */
+typedef int pm__line_fn(void *arg, const char *line, size_t len);
+
+int pm__each_line(const struct pm__io *io, int fd, char *buf, size_t cap, pm__line_fn *fn,
+                  void *arg);
+ssize_t pm__pread_full(const struct pm__io *io, int fd, void *buf, size_t n, uint64_t offset);
+
+/* ---- arena.c: memory that does not show in a capture of ourselves -------- */
+struct pm__arena {
+    char *base;
+    size_t size, used;
+};
+
+int pm__arena_get(struct pm__arena *arena, size_t size);
+void pm__arena_put(struct pm__arena *arena);
+void *pm__take(struct pm__arena *arena, size_t n, size_t each);
+void *pm__block_new(size_t size);
+void pm__block_free(void *block);
+bool pm__is_ours(uint64_t start, uint64_t end, bool inherited);
+
+/* ---- the raw pages of a capture ----------------------------------------- */
+/* Facts only the engine needs, above the public bits and never handed out. */
+enum {
+    PM__SWAPBACKED = 26,
+    PM__SWAPCACHE = 27,
+    PM__COMPOUND = 28,
+    PM__DRIFTED = 29, /* its sharing was changed by others meanwhile */
+    PM__STALE = 30,   /* its frame was reused between two reads */
+    PM__KCOUNT = 31   /* mapcount comes from kpagecount */
+};
+
+#define PM_BIT(b) (UINT32_C(1) << (b))
+#define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)
+#define PM_UNBOUNDED UINT32_MAX
+
+struct pm__pages {
+    uint64_t *vpn;   /* virtual page number */
+    uint64_t *entry; /* raw pagemap entry, first pass */
+    uint32_t *set, *known;
+    uint32_t *mapcount_lo, *mapcount_hi;
+    size_t n, cap;
+};
+
+struct pm__span {
+    size_t first, n;
+};
+
+/* One entry of smaps while it is being read. */
+struct pm__record {
+    pm_mapping m;
+    const char *name;
+    bool open;
+};
+
+/* How much room each thing gets; doubled and tried again when it was not enough. */
+struct pm__room {
+    size_t mappings, pages, strings, objects, parts, ranges;
+};
+
+struct pm__capture {
+    const struct pm__io *io;
+    pm_error *err;
+    struct pm__arena arena;
+    struct pm__room room;
+    int64_t pid;
+    pm_header header;
+
+    int dir, smaps, numa, pagemap, kpageflags, kpagecount;
+
+    pm_mapping *mappings;
+    struct pm__span *spans; /* pages of each mapping */
+    size_t n_mappings;
+    char *strings;
+    size_t n_strings;
+    pm_object *objects;
+    size_t n_objects;
+    pm_part *parts;
+    size_t n_parts;
+    struct pm__pages pages;
+
+    char *scratch; /* PM__SCRATCH bytes, free between steps */
+    bool unevictable_seen; /* the host has unevictable pages, or does not say */
+};
+
+#define PM__SCRATCH ((size_t)512 * 1024)
+
+int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail);
+bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
+int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
+                   uint32_t *at_len);
+
+/* ---- target.c ------------------------------------------------------------ */
+int pm__target_open(struct pm__capture *c);
+void pm__target_close(struct pm__capture *c);
+int pm__target_verify(struct pm__capture *c);
+
+/* ---- one kernel interface each -------------------------------------------- */
+enum pm__pass { PM__BEFORE, PM__AFTER };
+
+int pm__smaps_read(struct pm__capture *c, enum pm__pass pass);
+int pm__numa_read(struct pm__capture *c, enum pm__pass pass);
+int pm__pagemap_read(struct pm__capture *c);
+int pm__pagemap_verify(struct pm__capture *c);
+int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit);
+int pm__kpage_read(struct pm__capture *c);
+int pm__elf_read(struct pm__capture *c);
+uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
+                            uint8_t *trust);
+
+/* ---- infer.c, ranges.c ---------------------------------------------------- */
+void pm__infer(struct pm__capture *c, size_t mapping);
+bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit);
+int pm__lay_out(struct pm__capture *c, pm_snapshot **out);
+
+/* ---- parsing numbers out of (buffer, length) ------------------------------- */
+bool pm__hex(const char **p, const char *end, uint64_t *out);
+bool pm__dec(const char **p, const char *end, uint64_t *out);
+
+/* ---- probe.c: the once-probed host features --------------------------------- */
+struct pm__features {
+    bool softdirty; /* pagemap bit 55 means something */
+    bool guard;     /* pagemap bit 58 means something */
+    bool scan;      /* PAGEMAP_SCAN works */
+};
+
+const struct pm__features *pm__features(void);
+
+/* ---- the snapshot block ---------------------------------------------------- */
+struct pm_snapshot {
+    pm_header header;
+    pm_columns columns;
+    /* For pm_common: frames of shared anonymous pages, sorted by page.  Never handed out. */
+    const uint64_t *frame_page, *frame;
+    size_t n_frames;
+};
+
+struct pm__sizes {
+    size_t mappings, objects, parts, strings, ranges, frames;
+};
+
+/* A zeroed block with every column in place, its counts set from `sizes`. */
+pm_snapshot *pm__snapshot_new(const struct pm__sizes *sizes);
+
+#endif

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pagemap.c - /proc/PID/pagemap and the PAGEMAP_SCAN ioctl on it.
+ *
+ * The pages are read twice.  What differs between the two readings changed
+ * while it was captured, and nothing is claimed of it.
+ */
+#include "engine.h"
+#include "uapi.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ENTRIES (PM__SCRATCH / sizeof(uint64_t))
+#define MAX_GAP 64 /* pages; a longer gap between mappings costs more to read than to skip */
+
+/* Called for each occupied entry in ascending order. */
+typedef int entry_fn(void *arg, size_t mapping, uint64_t vpn, uint64_t entry);
+
+static bool readable(const struct pm__capture *c, const pm_mapping *m)
+{
+    /* [vsyscall] lies outside user space; of hugetlb the RFC lists nothing. */
+    return m->kind != PM_KIND_HUGETLB && m->end <= UINT64_C(1) << 63 && c->header.page_size;
+}
+
+/* A guard page has no page and no swap entry, only its own bit. */
+static bool occupied(uint64_t entry)
+{
+    return entry & (PM_PE_PRESENT | PM_PE_SWAP | PM_PE_GUARD);
+}
+
+/* How far one read may go from `vpn` in mapping i: over its neighbours too, across small gaps. */
+static uint64_t window_end(const struct pm__capture *c, size_t i, uint64_t vpn)
+{
+    uint64_t ps = c->header.page_size, limit = vpn + ENTRIES;
+    uint64_t end = c->mappings[i].end / ps;
+    for (size_t k = i + 1; k < c->n_mappings && end < limit; k++) {
+        const pm_mapping *m = &c->mappings[k];
+        if (!readable(c, m) || m->start / ps - end > MAX_GAP)
+            break;
+        end = m->end / ps;
+    }
+    return end < limit ? end : limit;
+}
+
+static int walk(struct pm__capture *c, entry_fn *fn, void *arg)
+{
+    uint64_t *buf = (uint64_t *)(void *)c->scratch, ps = c->header.page_size;
+    uint64_t lo = 0, hi = 0; /* what the buffer holds */
+    for (size_t i = 0; i < c->n_mappings; i++) {
+        const pm_mapping *m = &c->mappings[i];
+        uint64_t end = m->end / ps;
+        for (uint64_t vpn = m->start / ps; readable(c, m) && vpn < end; vpn++) {
+            if (vpn < lo || vpn >= hi) {
+                lo = vpn;
+                hi = window_end(c, i, vpn);
+                ssize_t got = pm__pread_full(c->io, c->pagemap, buf, (hi - lo) * 8, lo * 8);
+                if (got < 0)
+                    return pm__fail(c, (int)-got, PM_AT_PAGEMAP, "pagemap");
+                if ((uint64_t)got < (hi - lo) * 8)
+                    return pm__target_verify(c); /* a clean end of file: exec or exit */
+            }
+            uint64_t entry = buf[vpn - lo];
+            int rc = occupied(entry) ? fn(arg, i, vpn, entry) : 0;
+            if (rc < 0)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+static int store(void *arg, size_t mapping, uint64_t vpn, uint64_t entry)
+{
+    struct pm__capture *c = arg;
+    struct pm__pages *p = &c->pages;
+    if (p->n == p->cap) {
+        c->room.pages = c->room.pages * 2;
+        return -ENOBUFS;
+    }
+    p->vpn[p->n] = vpn;
+    p->entry[p->n] = entry;
+    p->n++;
+    c->spans[mapping].n++;
+    return 0;
+}
+
+int pm__pagemap_read(struct pm__capture *c)
+{
+    int rc = walk(c, store, c);
+    for (size_t i = 1; i < c->n_mappings; i++)
+        c->spans[i].first = c->spans[i - 1].first + c->spans[i - 1].n;
+    if (rc == 0)
+        c->header.sources |= 1u << PM_SRC_PAGEMAP;
+    return rc;
+}
+
+/* Sharing (bit 56) may be moved by other processes; all else is the target's own state. */
+#define OWN_STATE (~PM_PE_EXCLUSIVE)
+
+struct verifier {
+    struct pm__capture *c;
+    size_t mapping, at; /* the next stored page not yet met */
+};
+
+static void race(struct pm__capture *c, size_t mapping, size_t page, bool stored)
+{
+    if (stored) {
+        c->pages.set[page] |= PM_BIT(PM_RACED);
+        c->pages.known[page] = PM_BIT(PM_RACED);
+    }
+    c->mappings[mapping].raced_pages++;
+    c->mappings[mapping].trouble |= PM_T_RACED;
+    c->header.raced_pages++;
+}
+
+/* Stored pages of mappings up to `mapping` that lie below vpn were not met again: gone. */
+static void pass_by(struct verifier *v, size_t mapping, uint64_t vpn)
+{
+    struct pm__capture *c = v->c;
+    for (; v->mapping <= mapping && v->mapping < c->n_mappings; v->mapping++) {
+        const struct pm__span *s = &c->spans[v->mapping];
+        for (; v->at < s->first + s->n; v->at++) {
+            if (v->mapping == mapping && c->pages.vpn[v->at] >= vpn)
+                return;
+            race(c, v->mapping, v->at, true);
+        }
+        if (v->mapping == mapping)
+            return;
+    }
+}
+
+static int compare(void *arg, size_t mapping, uint64_t vpn, uint64_t entry)
+{
+    struct verifier *v = arg;
+    struct pm__capture *c = v->c;
+    pass_by(v, mapping, vpn);
+    const struct pm__span *s = &c->spans[mapping];
+    if (v->at == s->first + s->n || c->pages.vpn[v->at] != vpn) {
+        race(c, mapping, 0, false);
+        return 0;
+    }
+    uint64_t differs = c->pages.entry[v->at] ^ entry;
+    if (differs & OWN_STATE) {
+        race(c, mapping, v->at, true);
+    } else if (differs) {
+        c->pages.set[v->at] |= PM_BIT(PM__DRIFTED);
+        /* With frames hidden, the zero page turning into a private copy looks like this too. */
+        if (!(entry & (PM_PE_FILE | PM_PE_PFN_MASK)))
+            c->pages.known[v->at] &= ~PM_BIT(PM_ZERO);
+        c->mappings[mapping].drifted_pages++;
+    }
+    v->at++;
+    return 0;
+}
+
+int pm__pagemap_verify(struct pm__capture *c)
+{
+    struct verifier v = {.c = c};
+    int rc = walk(c, compare, &v);
+    if (rc == 0 && c->n_mappings)
+        pass_by(&v, c->n_mappings - 1, UINT64_MAX);
+    return rc;
+}
+
+static size_t lower_bound(const uint64_t *vpn, size_t n, uint64_t key)
+{
+    size_t lo = 0;
+    while (n) {
+        size_t half = n / 2;
+        if (vpn[lo + half] < key) {
+            lo += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    return lo;
+}
+
+static void mark(struct pm__capture *c, const struct pm__span *s, uint64_t lo, uint64_t hi,
+                 enum pm_bit bit)
+{
+    struct pm__pages *p = &c->pages;
+    size_t i = s->first + lower_bound(p->vpn + s->first, s->n, lo);
+    for (; i < s->first + s->n && p->vpn[i] < hi; i++)
+        p->set[i] |= PM_BIT(bit);
+}
+
+/* Windowed: the ioctl holds mmap_lock of the target while it walks. */
+#define SCAN_WINDOW ((uint64_t)64 << 20)
+
+/* Asks the kernel which pages of a mapping are of one category, and marks all of
+ * its pages as set or clear.  Leaves them unknown where the kernel cannot tell. */
+int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit)
+{
+    pm_mapping *m = &c->mappings[mapping];
+    const struct pm__span *s = &c->spans[mapping];
+    uint64_t ps = c->header.page_size, end = m->end;
+    struct pm_scan_region *regions = (void *)c->scratch;
+    if (!pm__features()->scan)
+        return 0;
+    for (uint64_t at = m->start; at < end;) {
+        uint64_t stop = end - at > SCAN_WINDOW ? at + SCAN_WINDOW : end;
+        struct pm_scan_arg arg = {
+            .size = sizeof arg,
+            .start = at,
+            .end = stop,
+            .vec = (uintptr_t)regions,
+            .vec_len = PM__SCRATCH / sizeof *regions,
+            .category_mask = category,
+            .return_mask = category,
+        };
+        int n = c->io->ioctl(c->io->ctx, c->pagemap, PM_IOC_SCAN, &arg);
+        if (n == -ESRCH)
+            return pm__target_verify(c);
+        if (n < 0)
+            return 0;
+        for (int k = 0; k < n; k++)
+            mark(c, s, regions[k].start / ps, regions[k].end / ps, bit);
+        if (arg.walk_end <= at)
+            return 0;
+        at = arg.walk_end;
+    }
+    for (size_t i = s->first; i < s->first + s->n; i++)
+        c->pages.known[i] |= PM_BIT(bit);
+    m->evidence[bit] |= 1u << PM_SRC_SCAN;
+    c->header.sources |= 1u << PM_SRC_SCAN;
+    return 0;
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pmaps.h - the one public header of the capture engine.
+ *
+ * A capture turns kernel files into a snapshot: one flat, immutable block that
+ * holds the process, its mappings, and columns of page ranges.  Which call
+ * fills which field:
+ *
+ *   pm_capture()  everything, from a live process
+ *   pm_build()    what the caller hands in, after checking it (saved snapshots)
+ *   pm_count()    interval counts over address windows of one snapshot
+ *   pm_new()      interval counts of pages that are new against another one
+ *   pm_common()   interval count of pages that two processes share
+ *   pm_probe()    what this host lets us see
+ *
+ * Every function returns 0 or a negative code: -errno, or one of -PM_E_*.
+ * Nothing prints, nothing exits, and page frame numbers stay in here.
+ */
+#ifndef PMAPS_H
+#define PMAPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define PM_API __attribute__((visibility("default")))
+#else
+#define PM_API
+#endif
+
+/* ---- page states -------------------------------------------------------
+ * Each is three-valued: a bit in `known` says whether the bit in `set` means
+ * anything.  0..6 are the RFC's flags in the RFC's order.
+ */
+enum pm_bit {
+    PM_YOUNG = 0,      /* Y: PTE accessed */
+    PM_REFERENCED = 1, /* R: PG_referenced, folio-wide */
+    PM_ACTIVE = 2,     /* A: PG_active, folio-wide */
+    PM_UPTODATE = 3,   /* U: PG_uptodate, folio-wide */
+    PM_PTEDIRTY = 4,   /* P: PTE dirty */
+    PM_PAGEDIRTY = 5,  /* D: PG_dirty, folio-wide */
+    PM_WRITEBACK = 6,  /* W: PG_writeback, folio-wide */
+
+    PM_PRESENT = 7,     /* the page table entry maps something */
+    PM_NORMAL = 8,      /* ... that is an ordinary page: it counts in Rss, the RFC lists it */
+    PM_SWAPPED = 9,     /* really swapped out (not a guard, uffd or migration entry) */
+    PM_FILE = 10,       /* page of a file or shmem object, not a private copy */
+    PM_ANON = 11,       /* present anonymous page or private copy: smaps Anonymous */
+    PM_EXCLUSIVE = 12,  /* mapped exactly once */
+    PM_HUGE = 13,       /* mapped by a PMD or larger entry */
+    PM_ZERO = 14,       /* the shared zero page, or the huge zero page */
+    PM_SOFTDIRTY = 15,  /* written since clear_refs 4, where the kernel has it */
+    PM_UFFDWP = 16,     /* write-protected by userfaultfd */
+    PM_KSM = 17,        /* merged by KSM */
+    PM_GUARD = 18,      /* guard page (MADV_GUARD_INSTALL) */
+    PM_LAZYFREE = 19,   /* clean after MADV_FREE: the kernel may drop it */
+    PM_DIRTY = 20,      /* dirty in this project's sense; see docs/dirty.md */
+    PM_TOUCHED = 21,    /* what smaps Referenced counts: Y, or R, or the kernel's own note of Y */
+    PM_PORD = 22,       /* P or D: what smaps Private_Dirty + Shared_Dirty count */
+    PM_RACED = 23,      /* changed while it was captured: nothing else is claimed of it */
+    PM_SHARED = 24,     /* NORMAL and mapped more than once */
+    PM_N_BITS = 25,
+    PM_MAPCOUNT = 25,   /* not a bit: the slot for mapcount in `evidence` */
+    PM_N_FACTS = 26
+};
+
+/* ---- sources: the kernel interfaces that can prove a fact --------------- */
+enum pm_source {
+    PM_SRC_MAPS = 0,   /* /proc/PID/maps: kind and permissions of the mapping */
+    PM_SRC_PAGEMAP,    /* /proc/PID/pagemap */
+    PM_SRC_SCAN,       /* PAGEMAP_SCAN */
+    PM_SRC_KPAGEFLAGS, /* /proc/kpageflags */
+    PM_SRC_KPAGECOUNT, /* /proc/kpagecount */
+    PM_SRC_SMAPS,      /* /proc/PID/smaps */
+    PM_SRC_NUMA_MAPS,  /* /proc/PID/numa_maps */
+    PM_SRC_PTE,        /* page table entries themselves */
+    PM_SRC_FILE,       /* the mapped file (ELF program headers, its type) */
+    PM_SRC_TEXT,       /* said by an RFC text or a JSON file without naming its source */
+    PM_N_SOURCES
+};
+
+/* ---- smaps counters, in bytes; -1 where the kernel did not print it ------ */
+enum pm_counter {
+    PM_C_SIZE = 0,
+    PM_C_KERNEL_PAGE_SIZE,
+    PM_C_MMU_PAGE_SIZE,
+    PM_C_RSS,
+    PM_C_PSS,
+    PM_C_PSS_DIRTY,
+    PM_C_SHARED_CLEAN,
+    PM_C_SHARED_DIRTY,
+    PM_C_PRIVATE_CLEAN,
+    PM_C_PRIVATE_DIRTY,
+    PM_C_REFERENCED,
+    PM_C_ANONYMOUS,
+    PM_C_KSM,
+    PM_C_LAZY_FREE,
+    PM_C_ANON_HUGE_PAGES,
+    PM_C_SHMEM_PMD_MAPPED,
+    PM_C_FILE_PMD_MAPPED,
+    PM_C_SHARED_HUGETLB,
+    PM_C_PRIVATE_HUGETLB,
+    PM_C_SWAP,
+    PM_C_SWAP_PSS,
+    PM_C_LOCKED,
+    /* numa_maps, in pages of the mapping; -1 where it was not printed or not read */
+    PM_C_NUMA_PAGES,
+    PM_C_NUMA_DIRTY,
+    PM_C_NUMA_MAPMAX,
+    PM_C_NUMA_ACTIVE,
+    PM_C_NUMA_WRITEBACK,
+    PM_N_COUNTERS
+};
+
+/* ---- mappings ----------------------------------------------------------- */
+enum pm_perm { PM_READ = 1, PM_WRITE = 2, PM_EXEC = 4, PM_SHARED_MAP = 8 };
+
+enum pm_kind {
+    PM_KIND_UNKNOWN = 0,
+    PM_KIND_ANON,    /* anonymous VMA: heap, stack, malloc, private /dev/zero */
+    PM_KIND_FILE,    /* regular file */
+    PM_KIND_SHMEM,   /* tmpfs, memfd, SysV, shared anonymous */
+    PM_KIND_SPECIAL, /* [vdso], [vvar], devices, ring buffers: nothing is inferred */
+    PM_KIND_HUGETLB  /* listed and marked; the RFC skips it whole */
+};
+
+/* Per mapping, what went wrong; 0 is good. */
+enum pm_trouble {
+    PM_T_CHANGED = 1 << 0,    /* the mapping itself differed after the capture */
+    PM_T_RACED = 1 << 1,      /* pages or counters of the target changed meanwhile */
+    PM_T_RSS = 1 << 2,        /* pages do not add up to smaps Rss */
+    PM_T_ANONYMOUS = 1 << 3,  /* private copies do not add up to smaps Anonymous */
+    PM_T_DIRTY = 1 << 4,      /* P or D contradicts Private_Dirty + Shared_Dirty */
+    PM_T_PRIVATE = 1 << 5,    /* mapcount contradicts Private_Clean + Private_Dirty */
+    PM_T_PSS = 1 << 6,        /* sum of 1/mapcount contradicts Pss */
+    PM_T_SWAP = 1 << 7,       /* swap entries contradict smaps Swap */
+    PM_T_REFERENCED = 1 << 8, /* more Y or R than smaps Referenced */
+    PM_T_NUMA = 1 << 9,       /* numa_maps contradicts the pages */
+    PM_T_NO_COUNTERS = 1 << 10, /* smaps had no entry for it */
+    PM_T_STALE = 1 << 11        /* physical pages were reused while they were looked up */
+};
+
+/* Index of a mapping's first page: how far to trust it. */
+enum pm_index_trust {
+    PM_INDEX_EXACT = 0, /* file offset */
+    PM_INDEX_GUESS = 1  /* anonymous memory: right unless it was mremapped (or moved: [stack]) */
+};
+
+typedef struct pm_mapping {
+    uint64_t start, end; /* addresses; end is exclusive */
+    uint64_t offset;     /* as maps prints it, bytes */
+    uint64_t inode;
+    uint64_t index; /* page index of the first page, see index_trust */
+    uint32_t dev_major, dev_minor;
+    uint32_t name, name_len;       /* in the string pool; unescaped; "" when maps prints none */
+    uint32_t vmflags, vmflags_len; /* smaps VmFlags, e.g. "rd wr mr"; len 0 when unseen */
+    uint32_t extra, extra_len;     /* smaps lines this version does not know, verbatim */
+    uint32_t first_range, n_ranges;
+    uint32_t object; /* 1 + index of its file in objects; 0: no file */
+    uint32_t trouble;
+    uint8_t perms, kind, index_trust, counters_moved;
+    uint32_t raced_pages;   /* pages of it that changed during the capture */
+    uint32_t drifted_pages; /* pages whose sharing others changed during the capture */
+    uint16_t evidence[PM_N_FACTS]; /* mask of 1 << pm_source, per fact */
+    int64_t before[PM_N_COUNTERS]; /* counters read before the pages ... */
+    int64_t after[PM_N_COUNTERS];  /* ... and after them */
+    uint64_t dirty_lo, dirty_hi;   /* dirty pages of the whole mapping, as counters bound them */
+} pm_mapping;
+
+/* A mapped file whose ELF program headers were asked for. */
+enum pm_elf_status {
+    PM_ELF_OK = 0,
+    PM_ELF_NOT = 1,        /* read, and it is not ELF (or has no loadable segment) */
+    PM_ELF_UNREADABLE = 2, /* could not be opened: see err */
+    PM_ELF_REPLACED = 3,   /* the path now holds another file than the one mapped */
+    PM_ELF_PLAIN = 4       /* ELF, but mapped as plain data, not by a loader */
+};
+
+typedef struct pm_object {
+    uint32_t name, name_len; /* path as in maps */
+    uint32_t dev_major, dev_minor;
+    uint64_t inode;
+    uint32_t first_part, n_parts;
+    int32_t status; /* pm_elf_status */
+    int32_t err;    /* errno when unreadable */
+} pm_object;
+
+enum pm_part_kind { PM_TEXT = 0, PM_RODATA, PM_RELRO, PM_DATA, PM_BSS, PM_N_PARTS };
+
+typedef struct pm_part {
+    uint64_t start, end; /* page-aligned addresses */
+    uint32_t kind, object;
+} pm_part;
+
+/* ---- the snapshot ------------------------------------------------------- */
+typedef struct pm_header {
+    int64_t pid;
+    uint64_t start_time; /* /proc/PID/stat field 22, clock ticks since boot; 0 unknown */
+    uint64_t captured_ns; /* CLOCK_REALTIME; 0 unknown */
+    uint64_t page_size;
+    uint64_t vm_hwm, vm_rss, vm_pte, vm_swap; /* /proc/PID/status, bytes; UINT64_MAX unseen */
+    uint32_t sources;     /* mask of 1 << pm_source that answered in this capture */
+    uint32_t complete;    /* 1: every mapping and page was read to the end */
+    uint32_t self;        /* 1: the process captured itself */
+    uint32_t appeared;    /* mappings that appeared meanwhile and are not listed */
+    uint64_t raced_pages; /* pages that changed, came or went meanwhile */
+    char comm[16];
+} pm_header;
+
+typedef struct pm_snapshot pm_snapshot;
+
+/* All pointers are into the snapshot and live as long as it does. */
+typedef struct pm_columns {
+    const pm_mapping *mappings;
+    const pm_object *objects;
+    const pm_part *parts;
+    const char *strings;
+    size_t n_mappings, n_objects, n_parts, n_strings, n_ranges;
+    const uint64_t *page;  /* virtual page number: address / page_size */
+    const uint64_t *count; /* pages */
+    const uint32_t *set, *known;
+    const uint32_t *mapcount_lo, *mapcount_hi; /* hi UINT32_MAX: no bound */
+} pm_columns;
+
+/* Where a failure happened; with the code it makes the message. */
+enum pm_stage {
+    PM_AT_NOTHING = 0,
+    PM_AT_PROC,
+    PM_AT_STAT,
+    PM_AT_MAPS,
+    PM_AT_SMAPS,
+    PM_AT_NUMA_MAPS,
+    PM_AT_PAGEMAP,
+    PM_AT_KPAGEFLAGS,
+    PM_AT_KPAGECOUNT,
+    PM_AT_SCAN,
+    PM_AT_ARENA,
+    PM_AT_BUILD
+};
+
+/* Codes beyond errno (returned negated). */
+enum pm_code {
+    PM_E_GONE = 10001,    /* exited (or was never there) */
+    PM_E_ZOMBIE = 10002,  /* exited, not yet reaped: it has no memory */
+    PM_E_KTHREAD = 10003, /* kernel thread: it has no memory of its own */
+    PM_E_EXEC = 10004,    /* replaced its program while it was captured */
+    PM_E_FORMAT = 10005,  /* a kernel file or a saved snapshot does not read as expected */
+    PM_E_BUSY = 10006,    /* kept growing faster than it could be captured */
+    PM_E_FOREIGN = 10007  /* the snapshots are of different page sizes */
+};
+
+typedef struct pm_error {
+    int32_t code;  /* as returned, not negated */
+    int32_t stage; /* pm_stage */
+    uint64_t line; /* pm_build: 1 + index of the offending mapping; else 0 */
+    char detail[160];
+} pm_error;
+
+PM_API int pm_capture(int64_t pid, pm_snapshot **out, pm_error *err);
+PM_API int pm_build(const pm_header *header, const pm_columns *columns, pm_snapshot **out,
+                    pm_error *err);
+PM_API void pm_free(pm_snapshot *snapshot);
+PM_API const pm_header *pm_get_header(const pm_snapshot *snapshot);
+PM_API void pm_get_columns(const pm_snapshot *snapshot, pm_columns *out);
+
+/* ---- counting ----------------------------------------------------------- */
+/* A window of one mapping; start and end page-aligned and inside it. */
+typedef struct pm_window {
+    uint64_t start, end;
+    uint32_t mapping;
+} pm_window;
+
+/* What page ranges alone say, in pages, each as lo..hi.  pss is in bytes. */
+enum pm_metric {
+    /* 0..PM_N_BITS-1: pages with that bit set */
+    PM_M_PRIVATE_CLEAN = PM_N_BITS,
+    PM_M_PRIVATE_DIRTY,
+    PM_M_SHARED_CLEAN,
+    PM_M_SHARED_DIRTY,
+    PM_M_PSS,
+    PM_N_METRICS
+};
+
+typedef struct pm_interval {
+    uint64_t lo, hi;
+} pm_interval;
+
+PM_API int pm_count(const pm_snapshot *snapshot, const pm_window *windows, size_t n,
+                    pm_interval out[PM_N_METRICS]);
+/* Pages for which the bit is set in `later` and was not in `earlier` at the
+ * same address of the same mapping (same file and page index, or anonymous). */
+PM_API int pm_new(const pm_snapshot *later, const pm_snapshot *earlier, const pm_window *windows,
+                  size_t n, pm_interval out[PM_N_BITS]);
+/* The same page by page, for reports: fills up to cap ranges of pages that are
+ * (or, where undecided, may be) new for one bit; *n_out is how many there are. */
+PM_API int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier,
+                         const pm_window *windows, size_t n, uint32_t bit, uint64_t *page,
+                         uint64_t *count, uint8_t *sure, size_t cap, size_t *n_out);
+/* Pages of a's windows that are the very same physical page in b: by file and
+ * index, or by frame where frames were visible to both captures. */
+PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n,
+                     const pm_snapshot *b, pm_interval *out);
+
+/* ---- probing ------------------------------------------------------------ */
+enum pm_probe_item {
+    PM_PROBE_MAPS = 0,
+    PM_PROBE_SMAPS,
+    PM_PROBE_NUMA_MAPS,
+    PM_PROBE_PAGEMAP,
+    PM_PROBE_PFN, /* pagemap shows frame numbers */
+    PM_PROBE_SCAN,
+    PM_PROBE_SCAN_ZERO,
+    PM_PROBE_SCAN_GUARD,
+    PM_PROBE_SOFTDIRTY,
+    PM_PROBE_KPAGEFLAGS,
+    PM_PROBE_KPAGECOUNT,
+    PM_PROBE_ANON_NAMES,
+    PM_PROBE_PTE,
+    PM_N_PROBES
+};
+
+typedef struct pm_host {
+    uint64_t page_size;
+    int32_t probe[PM_N_PROBES]; /* 0: works; errno: why not; -1: it opens but shows nothing */
+} pm_host;
+
+PM_API int pm_probe(pm_host *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * smaps.c - /proc/PID/smaps: the mappings and the kernel's counters of each.
+ *
+ * It is read twice, before and after the pages.  The first reading makes the
+ * list of mappings, the second is held against it.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+bool pm__hex(const char **p, const char *end, uint64_t *out)
+{
+    const char *s = *p;
+    uint64_t v = 0;
+    for (; s < end; s++) {
+        unsigned d;
+        if (*s >= '0' && *s <= '9')
+            d = (unsigned)(*s - '0');
+        else if (*s >= 'a' && *s <= 'f')
+            d = (unsigned)(*s - 'a') + 10;
+        else
+            break;
+        if (v >> 60)
+            return false;
+        v = v << 4 | d;
+    }
+    if (s == *p)
+        return false;
+    *p = s;
+    *out = v;
+    return true;
+}
+
+bool pm__dec(const char **p, const char *end, uint64_t *out)
+{
+    const char *s = *p;
+    uint64_t v = 0;
+    for (; s < end && *s >= '0' && *s <= '9'; s++)
+        if (__builtin_mul_overflow(v, UINT64_C(10), &v) ||
+            __builtin_add_overflow(v, (uint64_t)(*s - '0'), &v))
+            return false;
+    if (s == *p)
+        return false;
+    *p = s;
+    *out = v;
+    return true;
+}
+
+static bool expect(const char **p, const char *end, char ch)
+{
+    if (*p >= end || **p != ch)
+        return false;
+    ++*p;
+    return true;
+}
+
+static bool parse_perms(const char **p, const char *end, uint8_t *perms)
+{
+    if (end - *p < 4)
+        return false;
+    const char *s = *p;
+    *perms = (uint8_t)((s[0] == 'r' ? PM_READ : 0) | (s[1] == 'w' ? PM_WRITE : 0) |
+                       (s[2] == 'x' ? PM_EXEC : 0) | (s[3] == 's' ? PM_SHARED_MAP : 0));
+    *p += 4;
+    return true;
+}
+
+/* start-end perms offset major:minor inode   name */
+static bool parse_header(const char *line, size_t len, pm_mapping *m, const char **name)
+{
+    const char *p = line, *end = line + len;
+    uint64_t major, minor;
+    bool ok = pm__hex(&p, end, &m->start) && expect(&p, end, '-') && pm__hex(&p, end, &m->end) &&
+              expect(&p, end, ' ') && parse_perms(&p, end, &m->perms) && expect(&p, end, ' ') &&
+              pm__hex(&p, end, &m->offset) && expect(&p, end, ' ') && pm__hex(&p, end, &major) &&
+              expect(&p, end, ':') && pm__hex(&p, end, &minor) && expect(&p, end, ' ') &&
+              pm__dec(&p, end, &m->inode);
+    if (!ok || m->start >= m->end)
+        return false;
+    while (p < end && *p == ' ')
+        p++;
+    m->dev_major = (uint32_t)major;
+    m->dev_minor = (uint32_t)minor;
+    *name = p;
+    m->name_len = (uint32_t)(end - p);
+    return true;
+}
+
+static const struct {
+    const char *key;
+    enum pm_counter counter;
+} keys[] = {
+    {"Size", PM_C_SIZE},
+    {"KernelPageSize", PM_C_KERNEL_PAGE_SIZE},
+    {"MMUPageSize", PM_C_MMU_PAGE_SIZE},
+    {"Rss", PM_C_RSS},
+    {"Pss", PM_C_PSS},
+    {"Pss_Dirty", PM_C_PSS_DIRTY},
+    {"Shared_Clean", PM_C_SHARED_CLEAN},
+    {"Shared_Dirty", PM_C_SHARED_DIRTY},
+    {"Private_Clean", PM_C_PRIVATE_CLEAN},
+    {"Private_Dirty", PM_C_PRIVATE_DIRTY},
+    {"Referenced", PM_C_REFERENCED},
+    {"Anonymous", PM_C_ANONYMOUS},
+    {"KSM", PM_C_KSM},
+    {"LazyFree", PM_C_LAZY_FREE},
+    {"AnonHugePages", PM_C_ANON_HUGE_PAGES},
+    {"ShmemPmdMapped", PM_C_SHMEM_PMD_MAPPED},
+    {"FilePmdMapped", PM_C_FILE_PMD_MAPPED},
+    {"Shared_Hugetlb", PM_C_SHARED_HUGETLB},
+    {"Private_Hugetlb", PM_C_PRIVATE_HUGETLB},
+    {"Swap", PM_C_SWAP},
+    {"SwapPss", PM_C_SWAP_PSS},
+    {"Locked", PM_C_LOCKED},
+};
+
+struct reader {
+    struct pm__capture *c;
+    enum pm__pass pass;
+    struct pm__record rec;
+    size_t cursor; /* second pass: next mapping of the first not yet met */
+    size_t met;
+    size_t strings; /* end of the string pool when the reading began */
+};
+
+static int64_t *counters_of(struct reader *r)
+{
+    return r->pass == PM__BEFORE ? r->rec.m.before : r->rec.m.after;
+}
+
+/* Key:   123 kB.  Returns false for a line this version does not know. */
+static bool parse_counter(struct reader *r, const char *line, size_t len)
+{
+    const char *colon = memchr(line, ':', len), *end = line + len;
+    uint64_t v;
+    if (!colon)
+        return false;
+    size_t key = (size_t)(colon - line);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (strlen(keys[i].key) != key || memcmp(keys[i].key, line, key) != 0)
+            continue;
+        const char *p = colon + 1;
+        while (p < end && *p == ' ')
+            p++;
+        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0)
+            return false;
+        counters_of(r)[keys[i].counter] = (int64_t)(v * 1024);
+        return true;
+    }
+    return false;
+}
+
+static int keep_extra(struct reader *r, const char *line, size_t len)
+{
+    uint32_t at, n;
+    int rc = pm__add_string(r->c, line, len, &at, &n);
+    if (rc == 0)
+        rc = pm__add_string(r->c, "\n", 1, &(uint32_t){0}, &(uint32_t){0});
+    if (rc < 0)
+        return rc;
+    if (r->rec.m.extra_len == 0)
+        r->rec.m.extra = at;
+    r->rec.m.extra_len += n + 1;
+    return 0;
+}
+
+static bool name_is(const struct reader *r, const char *s)
+{
+    size_t n = strlen(s);
+    return r->rec.m.name_len == n && memcmp(r->rec.name, s, n) == 0;
+}
+
+static bool name_starts(const struct reader *r, const char *s)
+{
+    size_t n = strlen(s);
+    return r->rec.m.name_len >= n && memcmp(r->rec.name, s, n) == 0;
+}
+
+static bool maps_device_memory(const struct pm__capture *c, const pm_mapping *m)
+{
+    return pm__has_vmflag(c, m, "pf") || pm__has_vmflag(c, m, "io") || pm__has_vmflag(c, m, "mm");
+}
+
+/* What maps alone says; elf.c looks at the file itself and may know better. */
+static enum pm_kind first_guess(const struct reader *r)
+{
+    const pm_mapping *m = &r->rec.m;
+    int64_t page = m->before[PM_C_KERNEL_PAGE_SIZE];
+    if (pm__has_vmflag(r->c, m, "ht") || (page > 0 && (uint64_t)page > r->c->header.page_size))
+        return PM_KIND_HUGETLB;
+    if (maps_device_memory(r->c, m))
+        return PM_KIND_SPECIAL;
+    if (m->inode == 0)
+        return m->name_len == 0 || name_is(r, "[heap]") || name_starts(r, "[stack") ||
+                       name_starts(r, "[anon:")
+                   ? PM_KIND_ANON
+               : name_starts(r, "[anon_shmem:") ? PM_KIND_SHMEM
+                                                : PM_KIND_SPECIAL;
+    if (name_starts(r, "/memfd:") || name_starts(r, "/SYSV") ||
+        (name_is(r, "/dev/zero (deleted)") && (m->perms & PM_SHARED_MAP)) ||
+        name_starts(r, "[anon_shmem:"))
+        return PM_KIND_SHMEM;
+    /* A real block device below it: regular files (or device nodes, which elf.c weeds out). */
+    return m->dev_major != 0 ? PM_KIND_FILE : PM_KIND_UNKNOWN;
+}
+
+/* Our own arenas and blocks are left out: in ourselves, and in children forked from us,
+ * where a block is recognised by its place and its being kept out of core dumps. */
+static bool is_hidden(const struct reader *r)
+{
+    const pm_mapping *m = &r->rec.m;
+    if (m->inode != 0 || (m->perms & (PM_SHARED_MAP | PM_EXEC)))
+        return false;
+    if (r->c->header.self)
+        return pm__is_ours(m->start, m->end, false);
+    return pm__has_vmflag(r->c, m, "dd") && pm__is_ours(m->start, m->end, true);
+}
+
+static int append(struct reader *r)
+{
+    struct pm__capture *c = r->c;
+    if (c->n_mappings == c->room.mappings) {
+        c->room.mappings *= 2;
+        return -ENOBUFS;
+    }
+    pm_mapping *m = &r->rec.m;
+    m->kind = (uint8_t)first_guess(r);
+    m->index = pm__index_of_first(m, r->rec.name, c->header.page_size, &m->index_trust);
+    c->mappings[c->n_mappings++] = *m;
+    return 0;
+}
+
+static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
+{
+    return a->start == b->start && a->end == b->end && a->perms == b->perms &&
+           a->offset == b->offset && a->inode == b->inode && a->dev_major == b->dev_major &&
+           a->dev_minor == b->dev_minor;
+}
+
+static void compare(struct reader *r)
+{
+    struct pm__capture *c = r->c;
+    const pm_mapping *now = &r->rec.m;
+    while (r->cursor < c->n_mappings && c->mappings[r->cursor].start < now->start)
+        c->mappings[r->cursor++].trouble |= PM_T_CHANGED;
+    if (r->cursor == c->n_mappings || c->mappings[r->cursor].start != now->start) {
+        c->header.appeared++;
+        return;
+    }
+    pm_mapping *m = &c->mappings[r->cursor++];
+    if (!same_mapping(m, now))
+        m->trouble |= PM_T_CHANGED;
+    memcpy(m->after, now->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after);
+    m->counters_moved =
+        memcmp(m->before, m->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after) != 0;
+}
+
+static int finish(struct reader *r)
+{
+    if (!r->rec.open)
+        return 0;
+    r->rec.open = false;
+    r->met++;
+    int rc = 0;
+    if (r->pass == PM__BEFORE && !is_hidden(r))
+        rc = append(r);
+    else if (r->pass == PM__AFTER && !is_hidden(r))
+        compare(r);
+    if (r->pass == PM__AFTER)
+        r->c->n_strings = r->strings; /* names and flags of the second reading are not kept */
+    return rc;
+}
+
+static int begin(struct reader *r, const char *line, size_t len)
+{
+    pm_mapping *m = &r->rec.m;
+    const char *name;
+    memset(m, 0, sizeof *m);
+    for (int i = 0; i < PM_N_COUNTERS; i++)
+        m->before[i] = m->after[i] = -1;
+    m->dirty_hi = UINT64_MAX;
+    if (!parse_header(line, len, m, &name))
+        return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "mapping line");
+    r->rec.open = true;
+    int rc = pm__add_string(r->c, name, m->name_len, &m->name, &m->name_len);
+    r->rec.name = r->c->strings + m->name;
+    return rc;
+}
+
+static int on_line(void *arg, const char *line, size_t len)
+{
+    struct reader *r = arg;
+    /* Counters begin with a capital, mapping lines with a lower-case hex digit. */
+    if (len && (line[0] < 'A' || line[0] > 'Z')) {
+        int rc = finish(r);
+        return rc < 0 ? rc : begin(r, line, len);
+    }
+    if (!r->rec.open)
+        return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "a counter before any mapping");
+    if (len > 9 && memcmp(line, "VmFlags: ", 9) == 0) {
+        while (len > 9 && line[len - 1] == ' ')
+            len--;
+        return pm__add_string(r->c, line + 9, len - 9, &r->rec.m.vmflags, &r->rec.m.vmflags_len);
+    }
+    if (parse_counter(r, line, len))
+        return 0;
+    return r->pass == PM__BEFORE ? keep_extra(r, line, len) : 0;
+}
+
+int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
+{
+    struct reader r = {.c = c, .pass = pass, .strings = c->n_strings};
+    int rc = pm__each_line(c->io, c->smaps, c->scratch, PM__SCRATCH, on_line, &r);
+    if (rc == 0)
+        rc = finish(&r);
+    if (rc == -ESRCH || (rc == 0 && r.met == 0))
+        return pm__target_verify(c);
+    if (rc < 0)
+        return rc == -ENOBUFS || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, "smaps");
+    while (pass == PM__AFTER && r.cursor < c->n_mappings)
+        c->mappings[r.cursor++].trouble |= PM_T_CHANGED;
+    c->header.sources |= 1u << PM_SRC_MAPS | 1u << PM_SRC_SMAPS;
+    return 0;
+}
+
+/* Page index of a mapping's first page, as the RFC defines it (vm_pgoff).  maps
+ * prints 0 for anonymous memory, whose vm_pgoff is start / page size unless it
+ * was moved: mremap, which cannot be seen, and the stack, which exec builds just
+ * below STACK_TOP_MAX (0x7ffffffff000 with 4-level tables) and then moves. */
+uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
+                            uint8_t *trust)
+{
+    *trust = PM_INDEX_EXACT;
+    if (m->inode != 0)
+        return m->offset / page_size;
+    if (m->name_len >= 3 && memcmp(name, "[v", 2) == 0) /* [vdso], [vvar], [vsyscall], ... */
+        return 0;
+    *trust = PM_INDEX_GUESS;
+#if defined(__x86_64__)
+    if (m->name_len == 7 && memcmp(name, "[stack]", 7) == 0)
+        return UINT64_C(0x7ffffffff) - (m->end - m->start) / page_size;
+#endif
+    return m->start / page_size;
+}

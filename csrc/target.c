@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * target.c - finding a process, naming why it cannot be read, noticing its end.
+ *
+ * One directory descriptor of /proc/PID serves all files: it stays with the
+ * process it was opened for, even when the pid is reused.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What /proc/PID/stat and status say that decides whether there is memory to look at. */
+struct life {
+    uint64_t start_time;
+    char state;
+    bool has_memory;
+};
+
+static int open_dir(struct pm__capture *c)
+{
+    char path[32];
+    if (c->header.self)
+        snprintf(path, sizeof path, "/proc/self");
+    else
+        snprintf(path, sizeof path, "/proc/%lld", (long long)c->pid);
+    int fd = c->io->open(c->io->ctx, AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+    if (fd == -ENOENT)
+        return pm__fail(c, PM_E_GONE, PM_AT_PROC, "");
+    if (fd < 0)
+        return pm__fail(c, -fd, PM_AT_PROC, path);
+    c->dir = fd;
+    return 0;
+}
+
+/* Reads a small file of the target whole, with a NUL behind it. */
+static ssize_t slurp(struct pm__capture *c, const char *name, char *buf, size_t cap)
+{
+    int fd = c->io->open(c->io->ctx, c->dir, name, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    ssize_t got = pm__pread_full(c->io, fd, buf, cap - 1, 0);
+    c->io->close(c->io->ctx, fd);
+    if (got >= 0)
+        buf[got] = '\0';
+    return got;
+}
+
+/* /proc/PID/stat: pid (comm) state ... with starttime as field 22; comm may hold anything. */
+static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct life *life)
+{
+    const char *end = buf + len;
+    const char *open = memchr(buf, '(', len);
+    const char *close = memrchr(buf, ')', len);
+    if (!open || !close || close < open || end - close < 4)
+        return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no comm");
+    size_t n = (size_t)(close - open - 1);
+    if (n >= sizeof c->header.comm)
+        n = sizeof c->header.comm - 1;
+    memcpy(c->header.comm, open + 1, n);
+    c->header.comm[n] = '\0';
+    life->state = close[2];
+    const char *p = close + 2;
+    for (int field = 3; field < 22 && p; field++) {
+        p = memchr(p, ' ', (size_t)(end - p));
+        p = p ? p + 1 : NULL;
+    }
+    if (!p || !pm__dec(&p, end, &life->start_time))
+        return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no start time");
+    return 0;
+}
+
+static uint64_t status_kb(const char *text, const char *key)
+{
+    const char *p = strstr(text, key);
+    uint64_t kb;
+    if (!p)
+        return UINT64_MAX;
+    p += strlen(key);
+    p += strspn(p, " \t");
+    return pm__dec(&p, p + strlen(p), &kb) ? kb * 1024 : UINT64_MAX;
+}
+
+static int read_life(struct pm__capture *c, struct life *life)
+{
+    char *buf = c->scratch;
+    ssize_t got = slurp(c, "stat", buf, 4096);
+    if (got == -ENOENT || got == -ESRCH || got == 0)
+        return pm__fail(c, PM_E_GONE, PM_AT_STAT, "");
+    if (got < 0)
+        return pm__fail(c, (int)-got, PM_AT_STAT, "stat");
+    int rc = parse_stat(c, buf, (size_t)got, life);
+    if (rc < 0)
+        return rc;
+    got = slurp(c, "status", buf, 16384);
+    if (got < 0)
+        return pm__fail(c, got == -ENOENT || got == -ESRCH ? PM_E_GONE : (int)-got, PM_AT_STAT,
+                        "status");
+    /* The kernel prints the Vm lines only for a task that has an mm. */
+    life->has_memory = strstr(buf, "\nVmSize:") != NULL;
+    c->header.vm_hwm = status_kb(buf, "\nVmHWM:");
+    c->header.vm_rss = status_kb(buf, "\nVmRSS:");
+    c->header.vm_pte = status_kb(buf, "\nVmPTE:");
+    c->header.vm_swap = status_kb(buf, "\nVmSwap:");
+    return 0;
+}
+
+static int refuse_memoryless(struct pm__capture *c, const struct life *life)
+{
+    if (life->state == 'Z' || life->state == 'X' || life->state == 'x')
+        return pm__fail(c, PM_E_ZOMBIE, PM_AT_STAT, "");
+    if (!life->has_memory)
+        return pm__fail(c, PM_E_KTHREAD, PM_AT_STAT, "");
+    return 0;
+}
+
+static int open_file(struct pm__capture *c, const char *name, enum pm_stage stage, int *out)
+{
+    int fd = c->io->open(c->io->ctx, c->dir, name, O_RDONLY);
+    if (fd == -ESRCH)
+        return pm__fail(c, PM_E_GONE, stage, "");
+    if (fd < 0)
+        return pm__fail(c, -fd, stage, name);
+    *out = fd;
+    return 0;
+}
+
+static bool host_has_unevictable(struct pm__capture *c)
+{
+    char *buf = c->scratch;
+    int fd = c->io->open(c->io->ctx, AT_FDCWD, "/proc/meminfo", O_RDONLY);
+    if (fd < 0)
+        return true;
+    ssize_t got = pm__pread_full(c->io, fd, buf, 16384 - 1, 0);
+    c->io->close(c->io->ctx, fd);
+    if (got <= 0)
+        return true;
+    buf[got] = '\0';
+    return status_kb(buf, "\nUnevictable:") != 0;
+}
+
+/* Opens everything before anything is read, so that all of it is one process's. */
+int pm__target_open(struct pm__capture *c)
+{
+    struct life life;
+    int rc = open_dir(c);
+    if (rc < 0 || (rc = read_life(c, &life)) < 0 || (rc = refuse_memoryless(c, &life)) < 0)
+        return rc;
+    c->header.start_time = life.start_time;
+    rc = open_file(c, "smaps", PM_AT_SMAPS, &c->smaps);
+    if (rc < 0 || (rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap)) < 0)
+        return rc;
+    /* The rest is welcome, not needed; what is missing shows as unknown. */
+    c->numa = c->io->open(c->io->ctx, c->dir, "numa_maps", O_RDONLY);
+    c->kpageflags = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpageflags", O_RDONLY);
+    c->kpagecount = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpagecount", O_RDONLY);
+    c->unevictable_seen = host_has_unevictable(c);
+    return 0;
+}
+
+void pm__target_close(struct pm__capture *c)
+{
+    int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap, &c->smaps, &c->dir};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (*fds[i] >= 0)
+            c->io->close(c->io->ctx, *fds[i]);
+        *fds[i] = -1;
+    }
+}
+
+/* After exec or exit the old descriptors read as a clean end of file, so an
+ * empty second reading of smaps brings us here to ask which of the two it was. */
+int pm__target_verify(struct pm__capture *c)
+{
+    struct life life;
+    int rc = read_life(c, &life);
+    if (rc < 0 || (rc = refuse_memoryless(c, &life)) < 0)
+        return rc == -PM_E_ZOMBIE ? pm__fail(c, PM_E_GONE, PM_AT_STAT, "") : rc;
+    return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");
+}

@@ -1,0 +1,78 @@
+"""Page maps of processes under test: what is resident, shared and dirty, and whose."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .assertions import (
+        assert_at_most,
+        assert_no_dirty,
+        assert_not_mapped,
+        assert_shared,
+        assert_unchanged,
+    )
+    from .capture import snapshot
+    from .counts import Count
+    from .delta import Delta
+    from .errors import (
+        AccessDenied,
+        AmbiguousMapping,
+        FootprintError,
+        FormatError,
+        NoSuchMapping,
+        PmapsError,
+        ProcessGone,
+        Undetermined,
+        Unsupported,
+    )
+    from .files import dumps, load, loads, save
+    from .model import Fact, Kind, PageRange, Source, Verdict
+    from .snapshots import Mapping, Selection, Snapshot, diff
+
+__all__ = [
+    "AccessDenied",
+    "AmbiguousMapping",
+    "Count",
+    "Delta",
+    "Fact",
+    "FootprintError",
+    "FormatError",
+    "Kind",
+    "Mapping",
+    "NoSuchMapping",
+    "PageRange",
+    "PmapsError",
+    "ProcessGone",
+    "Selection",
+    "Snapshot",
+    "Source",
+    "Undetermined",
+    "Unsupported",
+    "Verdict",
+    "assert_at_most",
+    "assert_no_dirty",
+    "assert_not_mapped",
+    "assert_shared",
+    "assert_unchanged",
+    "diff",
+    "dumps",
+    "load",
+    "loads",
+    "save",
+    "snapshot",
+]
+
+#: Where the names live, cheapest first: only what needs the engine loads it.
+_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "files", "assertions")
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: pytest loads this package in every session, used or not."""
+    if name in __all__:
+        for module in _MODULES:
+            home = import_module(f".{module}", __name__)
+            if name in home.__all__:
+                return getattr(home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

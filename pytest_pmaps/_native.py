@@ -1,0 +1,576 @@
+"""The engine, as Python sees it.  Nothing else imports the compiled module.
+
+:class:`Columns` holds one snapshot in the engine's memory, which lies outside the
+Python heap that is being measured.  It is immutable and freed with the object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn
+
+from .errors import AccessDenied, FormatError, PmapsError, ProcessGone, Unsupported
+from .model import COUNTERS, MAPCOUNT, Fact, Kind, PageRange, Source
+from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
+
+try:
+    from ._engine import ffi, lib
+except ImportError as exc:  # not Linux, or run from a source tree without its engine
+    _missing: ImportError | None = exc
+else:
+    _missing = None
+
+__all__ = [
+    "NO_BOUND",
+    "Columns",
+    "Interval",
+    "MappingInfo",
+    "NewRange",
+    "ObjectInfo",
+    "Window",
+    "probe",
+    "require_engine",
+]
+
+#: What the mapcount column holds where no upper bound is known.
+NO_BOUND = 0xFFFFFFFF
+_NO_STATUS = 0xFFFFFFFFFFFFFFFF
+_STATUS = {"vm_hwm": "vm_hwm", "vm_rss": "vm_rss", "vm_pte": "vm_pte", "vm_swap": "vm_swap"}
+_PERMS = ((1, "r"), (2, "w"), (4, "x"))
+_SHARED_MAP = 8
+
+#: Order of ``pm_metric`` behind the facts.
+_SPLIT_METRICS = ("private_clean", "private_dirty", "shared_clean", "shared_dirty", "pss")
+
+
+class Interval(NamedTuple):
+    """lo..hi, both included; pages, except for pss, which is bytes."""
+
+    lo: int
+    hi: int
+
+
+class Window(NamedTuple):
+    """Addresses ``[start, end)`` of one mapping, page-aligned."""
+
+    mapping: int
+    start: int
+    end: int
+
+
+class NewRange(NamedTuple):
+    """Pages that are new; ``sure`` False: that may be."""
+
+    page: int
+    count: int
+    sure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MappingInfo:
+    """One mapping, without its pages; see ``pm_mapping`` in pmaps.h."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: tuple[int, int]
+    inode: int
+    name: str
+    kind: Kind
+    index: int
+    index_exact: bool
+    vmflags: str
+    extra: str
+    before: dict[str, int]
+    after: dict[str, int]
+    counters_moved: bool
+    evidence: tuple[int, ...]
+    trouble: int
+    raced_pages: int
+    drifted_pages: int
+    dirty_bounds: tuple[int, int]
+    object: int | None
+    first_range: int
+    n_ranges: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A mapped file and where its parts lie: ``(position in PARTS, start, end)``."""
+
+    name: str
+    dev: tuple[int, int]
+    inode: int
+    status: int
+    err: int
+    parts: tuple[tuple[int, int, int], ...]
+
+
+def require_engine() -> None:
+    """Raise Unsupported, saying why, where there is no engine."""
+    if _missing is None:
+        return
+    if os.uname().sysname != "Linux":
+        raise Unsupported(f"pytest-pmaps reads Linux's /proc, and this is {os.uname().sysname}")
+    raise Unsupported(
+        f"the engine is not built ({_missing}): install the package (pip install .) and do not "
+        "import it from its source tree (PYTHONSAFEPATH=1 keeps the current folder out)"
+    )
+
+
+# ---- errors
+
+
+def _who(pid: int) -> str:
+    return "this process" if pid in (0, os.getpid()) else f"process {pid}"
+
+
+_GONE = {
+    10001: "does not exist, or has exited",
+    10002: "is a zombie: it has exited and has no memory left",
+    10003: "is a kernel thread: it has no memory of its own",
+    10004: "kept replacing its program (exec) while it was captured",
+}
+
+_DENIED = (
+    "its owner, or CAP_SYS_PTRACE, may look at a process that has not made itself undumpable "
+    "(see 'pmaps doctor')"
+)
+
+
+def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
+    who = _who(pid)
+    if code in _GONE:
+        raise ProcessGone(f"{who} {_GONE[code]}")
+    if code in (errno.EACCES, errno.EPERM):
+        raise AccessDenied(f"{who}: {detail} may not be read: {_DENIED}")
+    if stage == lib.PM_AT_PAGEMAP and code == errno.ENOENT:
+        raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
+    if stage == lib.PM_AT_PROC:
+        raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
+    if code == 10005:
+        raise FormatError(f"{who}: {detail or 'a kernel file'} does not read as expected")
+    if code == 10006:
+        raise PmapsError(f"{who} grew faster than it could be captured")
+    if code == errno.ENOMEM:
+        raise MemoryError(f"{who}: not enough memory to capture it in")
+    raise PmapsError(f"{who}: {detail or 'capture'}: {os.strerror(code)}")
+
+
+# ---- probing
+
+
+def probe() -> dict[str, int]:
+    """What this host lets us see: by name 0 (works), an errno, or -1 (opens but shows nothing)."""
+    require_engine()
+    host = ffi.new("pm_host *")
+    lib.pm_probe(host)
+    names = ("maps", "smaps", "numa_maps", "pagemap", "pfn", "scan", "scan_zero", "scan_guard")
+    more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte")
+    return dict(zip((*names, *more), host.probe, strict=True))
+
+
+# ---- one snapshot
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _perms(bits: int) -> str:
+    head = "".join(letter if bits & bit else "-" for bit, letter in _PERMS)
+    return head + ("s" if bits & _SHARED_MAP else "p")
+
+
+def _perm_bits(perms: str) -> int:
+    return sum(bit for bit, letter in _PERMS if letter in perms) | (
+        _SHARED_MAP if perms.endswith("s") else 0
+    )
+
+
+def _counters(values: Any) -> dict[str, int]:
+    return {name: value for name, value in zip(COUNTERS, values, strict=True) if value >= 0}
+
+
+class Columns:
+    """One snapshot in the engine's memory."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = ffi.gc(handle, lib.pm_free)
+        self._header = lib.pm_get_header(self._handle)
+        self._columns = ffi.new("pm_columns *")
+        lib.pm_get_columns(self._handle, self._columns)
+
+    # ---- making one
+
+    @classmethod
+    def capture(cls, pid: int) -> Columns:
+        """Capture a process; pid 0 is this one.  Raises PmapsErrors that say what is wrong."""
+        require_engine()
+        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        if lib.pm_capture(pid, out, err) < 0:
+            detail = ffi.string(err.detail).decode()
+            _raise_capture(pid, err.code, err.stage, detail)
+        return cls(out[0])
+
+    @classmethod
+    def build(cls, plain: PlainSnapshot) -> Columns:
+        """Make one from plain values.  Raises FormatError for what cannot be a snapshot."""
+        require_engine()
+        return cls(_Builder(plain).build())
+
+    # ---- the process
+
+    @property
+    def pid(self) -> int:
+        """Process id, 0 where unknown."""
+        return int(self._header.pid)
+
+    @property
+    def comm(self) -> str:
+        """Command name, as the kernel keeps it: 15 bytes at most."""
+        return _decode(ffi.string(self._header.comm))
+
+    @property
+    def start_time(self) -> int:
+        """Field 22 of /proc/PID/stat; with the pid it names a process for good."""
+        return int(self._header.start_time)
+
+    @property
+    def captured_ns(self) -> int:
+        """When the capture began, nanoseconds since the epoch; 0 where unknown."""
+        return int(self._header.captured_ns)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes."""
+        return int(self._header.page_size)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources that answered."""
+        return tuple(s for s in Source if self._header.sources >> s & 1)
+
+    @property
+    def status(self) -> dict[str, int]:
+        """VmHWM, VmRSS, VmPTE and VmSwap of /proc/PID/status in bytes, where seen."""
+        values = {name: int(getattr(self._header, field)) for name, field in _STATUS.items()}
+        return {name: value for name, value in values.items() if value != _NO_STATUS}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it was read."""
+        return bool(self._header.complete)
+
+    @property
+    def self_capture(self) -> bool:
+        """Whether the process captured itself."""
+        return bool(self._header.self)
+
+    @property
+    def appeared(self) -> int:
+        """Mappings that appeared while it was captured, and are not listed."""
+        return int(self._header.appeared)
+
+    @property
+    def raced_pages(self) -> int:
+        """Pages that changed, came or went while it was captured."""
+        return int(self._header.raced_pages)
+
+    # ---- mappings
+
+    def __len__(self) -> int:
+        return int(self._columns.n_mappings)
+
+    @cached_property
+    def mappings(self) -> tuple[MappingInfo, ...]:
+        """All mappings in address order."""
+        return tuple(self._mapping(i) for i in range(len(self)))
+
+    @cached_property
+    def objects(self) -> tuple[ObjectInfo, ...]:
+        """The mapped files."""
+        return tuple(self._object(i) for i in range(self._columns.n_objects))
+
+    def _text(self, at: int, length: int) -> str:
+        return _decode(ffi.buffer(self._columns.strings + at, length)[:])
+
+    def _mapping(self, i: int) -> MappingInfo:
+        m = self._columns.mappings[i]
+        return MappingInfo(
+            start=m.start,
+            end=m.end,
+            perms=_perms(m.perms),
+            offset=m.offset,
+            dev=(m.dev_major, m.dev_minor),
+            inode=m.inode,
+            name=self._text(m.name, m.name_len),
+            kind=Kind(m.kind),
+            index=m.index,
+            index_exact=m.index_trust == lib.PM_INDEX_EXACT,
+            vmflags=self._text(m.vmflags, m.vmflags_len),
+            extra=self._text(m.extra, m.extra_len),
+            before=_counters(m.before),
+            after=_counters(m.after),
+            counters_moved=bool(m.counters_moved),
+            evidence=tuple(m.evidence),
+            trouble=m.trouble,
+            raced_pages=m.raced_pages,
+            drifted_pages=m.drifted_pages,
+            dirty_bounds=(m.dirty_lo, m.dirty_hi),
+            object=m.object - 1 if m.object else None,
+            first_range=m.first_range,
+            n_ranges=m.n_ranges,
+        )
+
+    def _object(self, i: int) -> ObjectInfo:
+        o = self._columns.objects[i]
+        parts = self._columns.parts[o.first_part : o.first_part + o.n_parts] if o.n_parts else ()
+        return ObjectInfo(
+            name=self._text(o.name, o.name_len),
+            dev=(o.dev_major, o.dev_minor),
+            inode=o.inode,
+            status=o.status,
+            err=o.err,
+            parts=tuple((p.kind, p.start, p.end) for p in parts),
+        )
+
+    # ---- ranges
+
+    @property
+    def n_ranges(self) -> int:
+        """Page ranges of all mappings together."""
+        return int(self._columns.n_ranges)
+
+    def ranges(self, window: Window) -> Iterator[PageRange]:
+        """The page ranges in a window, made one by one; those at its edges are cut to it."""
+        m, c = self.mappings[window.mapping], self._columns
+        first, stop = window.start // self.page_size, window.end // self.page_size
+        for r in range(m.first_range, m.first_range + m.n_ranges):
+            lo, hi = max(c.page[r], first), min(c.page[r] + c.count[r], stop)
+            if lo < hi:
+                yield self._range(m, r, lo, hi - lo)
+
+    def _range(self, m: MappingInfo, r: int, page: int, count: int) -> PageRange:
+        c = self._columns
+        most = c.mapcount_hi[r]
+        return PageRange(
+            index=m.index + page - m.start // self.page_size,
+            address=page * self.page_size,
+            count=count,
+            mapcount=(c.mapcount_lo[r], None if most == NO_BOUND else most),
+            set_bits=c.set[r],
+            known_bits=c.known[r],
+        )
+
+    def buffers(self) -> dict[str, memoryview]:
+        """The columns themselves, read-only, one element a range; they keep the snapshot alive."""
+        types = {"page": "Q", "count": "Q", "set": "I", "known": "I"}
+        types |= {"mapcount_lo": "I", "mapcount_hi": "I"}
+        return {name: self._buffer(name, code) for name, code in types.items()}
+
+    def _buffer(self, name: str, code: str) -> memoryview:
+        handle = self._handle  # held by the destructor below, which has nothing else to do
+        pointer = ffi.gc(getattr(self._columns, name), lambda _, handle=handle: None)
+        size = self.n_ranges * (8 if code == "Q" else 4)
+        return memoryview(ffi.buffer(pointer, size)).toreadonly().cast(code)
+
+    # ---- counting
+
+    def count(self, windows: Sequence[Window]) -> dict[Fact | str, Interval]:
+        """Interval counts over windows, by fact, and by name for smaps' split of Rss and pss."""
+        out = ffi.new("pm_interval[]", lib.PM_N_METRICS)
+        if lib.pm_count(self._handle, _windows(windows), len(windows), out) < 0:
+            raise ValueError("a window outside its mapping")
+        names = (*Fact, *_SPLIT_METRICS)
+        return {name: Interval(out[i].lo, out[i].hi) for i, name in enumerate(names)}
+
+    def new(self, earlier: Columns, windows: Sequence[Window]) -> dict[Fact, Interval]:
+        """Pages in windows of this snapshot for which a fact holds and did not hold earlier."""
+        out = ffi.new("pm_interval[]", lib.PM_N_BITS)
+        code = lib.pm_new(self._handle, earlier._handle, _windows(windows), len(windows), out)
+        _check_pair(code)
+        return {fact: Interval(out[fact].lo, out[fact].hi) for fact in Fact}
+
+    def new_ranges(
+        self, earlier: Columns, windows: Sequence[Window], fact: Fact, limit: int
+    ) -> tuple[list[NewRange], int]:
+        """The first ``limit`` ranges of pages that are new for a fact, and how many there are."""
+        page, count = ffi.new("uint64_t[]", limit), ffi.new("uint64_t[]", limit)
+        sure, found = ffi.new("uint8_t[]", limit), ffi.new("size_t *")
+        code = lib.pm_new_ranges(
+            self._handle, earlier._handle, _windows(windows), len(windows), fact,
+            page, count, sure, limit, found,
+        )  # fmt: skip
+        _check_pair(code)
+        shown = min(limit, found[0])
+        return [NewRange(page[i], count[i], bool(sure[i])) for i in range(shown)], found[0]
+
+    def common(self, other: Columns, windows: Sequence[Window]) -> Interval:
+        """Pages in windows of this snapshot that are the very same physical page in another."""
+        out = ffi.new("pm_interval *")
+        _check_pair(
+            lib.pm_common(self._handle, _windows(windows), len(windows), other._handle, out)
+        )
+        return Interval(out.lo, out.hi)
+
+    # ---- plain values
+
+    def plain(self) -> PlainSnapshot:
+        """All of it as plain values."""
+        return PlainSnapshot(
+            mappings=[self._plain_mapping(i) for i in range(len(self))],
+            objects=[
+                PlainObject(o.name, o.dev, o.inode, o.status, o.err, list(o.parts))
+                for o in self.objects
+            ],
+            pid=self.pid,
+            comm=self.comm,
+            start_time=self.start_time,
+            captured_ns=self.captured_ns,
+            page_size=self.page_size,
+            status=self.status,
+            sources=self.sources,
+            complete=self.complete,
+            self_capture=self.self_capture,
+            appeared=self.appeared,
+            raced_pages=self.raced_pages,
+        )
+
+    def _plain_mapping(self, i: int) -> PlainMapping:
+        m = self.mappings[i]
+        fields = {name: getattr(m, name) for name in PlainMapping.__slots__ if hasattr(m, name)}
+        bounds = None if m.dirty_bounds == (0, _NO_STATUS) else m.dirty_bounds
+        return PlainMapping(**{**fields, "dirty_bounds": bounds, "ranges": self._plain_ranges(m)})
+
+    def _plain_ranges(self, m: MappingInfo) -> list[PlainRange]:
+        c, span = self._columns, range(m.first_range, m.first_range + m.n_ranges)
+        tops = (None if c.mapcount_hi[r] == NO_BOUND else c.mapcount_hi[r] for r in span)
+        return [
+            PlainRange(c.page[r], c.count[r], c.set[r], c.known[r], (c.mapcount_lo[r], top))
+            for r, top in zip(span, tops, strict=True)
+        ]
+
+
+def _windows(windows: Sequence[Window]) -> Any:
+    return ffi.new("pm_window[]", [{"start": w.start, "end": w.end, "mapping": w.mapping} for w in windows])
+
+
+def _check_pair(code: int) -> None:
+    if code == -10007:
+        raise ValueError("the snapshots are of different page sizes")
+    if code < 0:
+        raise ValueError("a window outside its mapping")
+
+
+class _Builder:
+    """Lays plain values out as the engine wants them; it checks and copies them."""
+
+    def __init__(self, plain: PlainSnapshot) -> None:
+        self.plain = plain
+        self.strings = bytearray()
+
+    def text(self, value: str) -> tuple[int, int]:
+        data = value.encode("utf-8", "surrogateescape")
+        self.strings += data
+        return len(self.strings) - len(data), len(data)
+
+    def build(self) -> Any:
+        plain = self.plain
+        ranges = [r for m in plain.mappings for r in m.ranges]
+        keep: dict[str, Any] = {
+            "mappings": ffi.new("pm_mapping[]", len(plain.mappings)),
+            "objects": ffi.new("pm_object[]", len(plain.objects)),
+            "parts": ffi.new("pm_part[]", [part for part in self._parts()]),
+        } | _range_columns(ranges)
+        first = 0
+        for m, to in zip(plain.mappings, keep["mappings"], strict=True):
+            self._fill_mapping(m, to, first)
+            first += len(m.ranges)
+        first = 0
+        for o, to in zip(plain.objects, keep["objects"], strict=True):
+            self._fill_object(o, to, first)
+            first += len(o.parts)
+        keep["strings"] = ffi.new("char[]", bytes(self.strings))
+        columns = ffi.new("pm_columns *", keep)
+        columns.n_mappings, columns.n_objects = len(plain.mappings), len(plain.objects)
+        columns.n_parts, columns.n_ranges = len(keep["parts"]), len(ranges)
+        columns.n_strings = len(self.strings)
+        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        if lib.pm_build(self._header(), columns, out, err) < 0:
+            _raise_build(err)
+        return out[0]
+
+    def _parts(self) -> Iterator[dict[str, int]]:
+        for i, o in enumerate(self.plain.objects):
+            for kind, start, end in o.parts:
+                yield {"kind": kind, "start": start, "end": end, "object": i}
+
+    def _header(self) -> Any:
+        p = self.plain
+        status = {name: p.status.get(name, _NO_STATUS) for name in _STATUS}
+        return ffi.new(
+            "pm_header *",
+            {
+                "pid": p.pid,
+                "start_time": p.start_time,
+                "captured_ns": p.captured_ns,
+                "page_size": p.page_size,
+                **status,
+                "sources": sum(1 << s for s in p.sources),
+                "complete": p.complete,
+                "self": p.self_capture,
+                "appeared": p.appeared,
+                "raced_pages": p.raced_pages,
+                "comm": p.comm.encode("utf-8", "surrogateescape")[:15],
+            },
+        )
+
+    def _fill_mapping(self, m: PlainMapping, to: Any, first_range: int) -> None:
+        to.start, to.end, to.offset, to.inode, to.index = m.start, m.end, m.offset, m.inode, m.index
+        to.dev_major, to.dev_minor = m.dev
+        to.name, to.name_len = self.text(m.name)
+        to.vmflags, to.vmflags_len = self.text(m.vmflags)
+        to.extra, to.extra_len = self.text(m.extra)
+        to.first_range, to.n_ranges = first_range, len(m.ranges)
+        to.object = 0 if m.object is None else m.object + 1
+        to.trouble, to.perms, to.kind = m.trouble, _perm_bits(m.perms), m.kind
+        to.index_trust = lib.PM_INDEX_EXACT if m.index_exact else lib.PM_INDEX_GUESS
+        to.counters_moved = m.counters_moved
+        to.raced_pages, to.drifted_pages = m.raced_pages, m.drifted_pages
+        to.dirty_lo, to.dirty_hi = m.dirty_bounds or (0, _NO_STATUS)
+        for i, mask in enumerate(m.evidence[: MAPCOUNT + 1]):
+            to.evidence[i] = mask
+        for i, name in enumerate(COUNTERS):
+            to.before[i], to.after[i] = m.before.get(name, -1), m.after.get(name, -1)
+
+    def _fill_object(self, o: PlainObject, to: Any, first_part: int) -> None:
+        to.name, to.name_len = self.text(o.name)
+        to.dev_major, to.dev_minor = o.dev
+        to.inode, to.status, to.err = o.inode, o.status, o.err
+        to.first_part, to.n_parts = first_part, len(o.parts)
+
+
+def _range_columns(ranges: Iterable[PlainRange]) -> dict[str, Any]:
+    ranges = list(ranges)
+    tops = (NO_BOUND if r.mapcount[1] is None else r.mapcount[1] for r in ranges)
+    return {
+        "page": ffi.new("uint64_t[]", [r.page for r in ranges]),
+        "count": ffi.new("uint64_t[]", [r.count for r in ranges]),
+        "set": ffi.new("uint32_t[]", [r.set_bits for r in ranges]),
+        "known": ffi.new("uint32_t[]", [r.known_bits for r in ranges]),
+        "mapcount_lo": ffi.new("uint32_t[]", [r.mapcount[0] for r in ranges]),
+        "mapcount_hi": ffi.new("uint32_t[]", list(tops)),
+    }
+
+
+def _raise_build(err: Any) -> NoReturn:
+    reason = ffi.string(err.detail).decode()
+    if err.code == errno.ENOMEM:
+        raise MemoryError("not enough memory for the snapshot")
+    raise FormatError(f"mapping {err.line}: {reason}" if err.line else reason)

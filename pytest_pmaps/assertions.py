@@ -1,0 +1,183 @@
+"""Statements about footprints.  Each passes, fails with the story in its first line, or is
+undetermined: then it raises :class:`~pytest_pmaps.errors.Undetermined`, which neither passes
+nor counts as a footprint failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .counts import Count
+from .delta import New
+from .errors import FootprintError, Undetermined
+from .metrics import Counted
+from .model import Fact
+from .select import Selector
+from .snapshots import Selection, Snapshot
+
+__all__ = [
+    "Evidence",
+    "assert_at_most",
+    "assert_no_dirty",
+    "assert_not_mapped",
+    "assert_shared",
+    "assert_unchanged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a failed assertion was about, for reports: the selection, and the fact by which
+    pages offend; ``since`` where only pages new against it do.
+    """
+
+    selection: Counted
+    fact: Fact
+    since: Counted | None = None
+
+
+def assert_no_dirty(selection: Counted, since: Snapshot | Selection | None = None) -> None:
+    """No page of the selection is dirty; with ``since``, none that was not dirty then.
+
+    Private memory is dirty where it was copied or written, swapped-out copies included; shared
+    memory where its page table entry is dirty.  docs/dirty.md tells the two honest limits.
+    Raises FootprintError, or Undetermined where pages are unknown.
+    """
+    __tracebackhide__ = True
+    assert_at_most(selection, 0, since=since)
+
+
+def assert_at_most(
+    selection: Counted,
+    amount: int | str,
+    metric: str = "dirty",
+    since: Snapshot | Selection | None = None,
+) -> None:
+    """A metric of the selection is at most ``amount``: pages, or a string such as ``"64 KiB"``.
+
+    With ``since``, only pages count that are new against that snapshot, one by one.
+    Raises FootprintError, Undetermined, FormatError for an amount that cannot be read,
+    ValueError for a metric that does not exist.
+    """
+    __tracebackhide__ = True
+    new = _new(selection, since)
+    count = new.metric(metric) if new else selection.metric(metric)
+    if count <= amount:
+        return
+    allowed = f"{amount:,}" if isinstance(amount, int) else amount
+    what = f"{'new ' if new else ''}{metric.replace('_', ' ')}"
+    fact = _FACTS.get(metric, Fact.NORMAL)
+    message = f"{selection.label or 'process'}: {_amount(count, what)}, allowed {allowed}"
+    raise FootprintError(message + _hint(selection, metric, new), Evidence(selection, fact, since))
+
+
+_FACTS = {"dirty": Fact.DIRTY, "swap": Fact.SWAPPED, "anonymous": Fact.ANON, "shared": Fact.SHARED}
+
+
+def assert_shared(
+    selection: Selection, other: Snapshot | Selection, at_least: int | str | float = 1.0
+) -> None:
+    """Pages of the selection are shared with another process: the very same physical pages.
+
+    ``at_least`` is a share (a float: 0.8), pages (an int) or an amount.
+    Raises FootprintError, or Undetermined (without CAP_SYS_ADMIN private memory cannot be
+    compared after a fork).
+    """
+    __tracebackhide__ = True
+    common = selection.shared_with(other)
+    rss = selection.rss
+    enough: int | str | Count = at_least  # type: ignore[assignment]
+    if isinstance(at_least, float):
+        if not 0 <= at_least <= 1:
+            raise ValueError(f"a share lies between 0 and 1, not at {at_least}")
+        pages = int(rss.pages)
+        enough = -int(-pages * at_least // 1)
+    if common >= enough:
+        return
+    raise FootprintError(
+        f"{selection.label}: {_amount(common, 'shared')} with process "
+        f"{other.columns.pid} of {rss}, expected at least {_share(at_least)}",
+        Evidence(selection, Fact.EXCLUSIVE),
+    )
+
+
+def _share(at_least: int | str | float) -> str:
+    return f"{at_least:.0%}" if isinstance(at_least, float) else str(at_least)
+
+
+def assert_not_mapped(snapshot: Snapshot, selector: Selector) -> None:
+    """Nothing that the selector means is mapped.  Raises FootprintError."""
+    __tracebackhide__ = True
+    if selector in snapshot:
+        found = snapshot.select(selector)
+        text = f"{found.label} is mapped: {len(found.windows)} mappings, rss {found.rss}"
+        raise FootprintError(text, Evidence(found, Fact.NORMAL))
+
+
+def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
+    """No page of the selection came, went, or became dirty since.
+
+    A dirty page that was written again looks the same: see docs/dirty.md.
+    Raises FootprintError, or Undetermined.
+    """
+    __tracebackhide__ = True
+    new = _new(selection, since)
+    earlier = _same_in(since, selection)
+    assert new is not None
+    gone = New(earlier, selection.columns)
+    for count, what, fact in (
+        (new.dirty, "became dirty", Fact.DIRTY),
+        (new.rss, "came", Fact.NORMAL),
+        (gone.rss, "went", Fact.NORMAL),
+    ):
+        if count > 0:
+            text = f"{selection.label}: {_amount(count, '')} {what}, expected none"
+            raise FootprintError(" ".join(text.split()), Evidence(selection, fact, since))
+
+
+def _same_in(since: Snapshot | Selection, selection: Selection) -> Counted:
+    """The windows of the selection that the earlier snapshot has too."""
+    from ._native import Window
+
+    spans = [(w.start, w.end) for w in selection.windows]
+    windows = tuple(
+        Window(i, max(start, m.start), min(end, m.end))
+        for i, m in enumerate(since.columns.mappings)
+        for start, end in spans
+        if start < m.end and m.start < end
+    )
+    return Counted(since.columns, windows, selection.label)
+
+
+def _new(selection: Counted, since: Snapshot | Selection | None) -> New | None:
+    __tracebackhide__ = True
+    if since is None:
+        return None
+    if not isinstance(since, Counted):
+        raise TypeError(f"since is an earlier snapshot or selection, not {type(since).__name__}")
+    from .delta import check_same_process
+
+    check_same_process(selection.columns, since.columns)
+    return New(selection, since.columns)
+
+
+def _amount(count: Count, what: str) -> str:
+    """``3 dirty pages (12 KiB)``."""
+    number, _, rest = str(count).partition(" page")
+    return f"{number} {what} page{rest}".replace("  ", " ") if rest or _ else f"{what} {count}"
+
+
+def _hint(selection: Counted, metric: str, new: New | None) -> str:
+    """For a whole library: which parts it is, since a loader always writes some."""
+    if metric != "dirty" or new is not None or not isinstance(selection, Selection):
+        return ""
+    if selection.part is not None:
+        return ""
+    found = []
+    for name, part in selection.parts().items():
+        try:
+            if part.dirty > 0:
+                found.append(f"{name} {part.dirty.bounds[0]}")
+        except Undetermined:
+            found.append(f"{name} ?")
+    return f" ({', '.join(found)}; the loader writes some: name a part, or since=)" if found else ""

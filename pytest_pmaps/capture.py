@@ -1,0 +1,68 @@
+"""Taking a snapshot of a process, however it is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._native import Columns
+from .errors import ProcessGone
+from .snapshots import Snapshot
+
+__all__ = ["pid_of", "snapshot"]
+
+_TARGETS = "a pid, an object with a pid (Popen, psutil.Process, multiprocessing.Process), or None"
+
+
+def pid_of(target: object) -> int:
+    """The pid of a target; 0 for this process.
+
+    Raises TypeError for what has none, ProcessGone for a process that was not started or has
+    been waited for already (its pid may be another's by now).
+    """
+    if target is None:
+        return 0
+    if isinstance(target, int) and not isinstance(target, bool):
+        return _checked(target)
+    pid: Any = getattr(target, "pid", None)
+    if callable(pid):
+        pid = pid()
+    if pid is None and hasattr(target, "pid"):
+        raise ProcessGone(f"{_name(target)} has not been started: it has no pid")
+    if not isinstance(pid, int) or isinstance(pid, bool):
+        raise TypeError(f"a target is {_TARGETS}, not {type(target).__name__}")
+    if _waited_for(target):
+        raise ProcessGone(f"{_name(target)} (pid {pid}) has exited and been waited for")
+    return _checked(pid)
+
+
+def _checked(pid: int) -> int:
+    if pid <= 0 or pid >= 1 << 31:
+        raise ProcessGone(f"no process has pid {pid}")
+    return pid
+
+
+def _waited_for(target: object) -> bool:
+    """Popen and asyncio keep ``returncode``, multiprocessing ``exitcode``: None while it runs."""
+    # Read from the instance: psutil's class would answer any attribute of Popen by asking it.
+    for name in ("returncode", "exitcode"):
+        if getattr(target, name, None) is not None:
+            return True
+    return False
+
+
+def _name(target: object) -> str:
+    return f"the {type(target).__name__}"
+
+
+def snapshot(target: object = None) -> Snapshot:
+    """Capture the memory of a process: ``target`` is a pid, anything with a ``pid``
+    (``subprocess.Popen``, ``psutil.Process``, ``multiprocessing.Process``, asyncio's process),
+    or None for this process.
+
+    Capturing our own process does not show in the result: the engine works in memory of its
+    own, which is left out.
+
+    Raises ProcessGone (also for zombies and kernel threads, which have no memory),
+    AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target.
+    """
+    return Snapshot(Columns.capture(pid_of(target)))

@@ -1,0 +1,105 @@
+"""Every exception that pytest-pmaps raises on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+__all__ = [
+    "AccessDenied",
+    "AmbiguousMapping",
+    "FootprintError",
+    "FormatError",
+    "NoSuchMapping",
+    "PmapsError",
+    "ProcessGone",
+    "Undetermined",
+    "Unsupported",
+    "undetermined",
+    "undetermined_policy",
+]
+
+
+class PmapsError(Exception):
+    """Root of all errors of this package, footprint failures excepted."""
+
+
+class ProcessGone(PmapsError, ProcessLookupError):
+    """The process does not exist, has exited, or has no memory to look at."""
+
+
+class AccessDenied(PmapsError, PermissionError):
+    """The kernel does not let us look at this process; the message says what would."""
+
+
+class Unsupported(PmapsError, NotImplementedError):
+    """This system cannot show page maps at all: not Linux, or no pagemap in its kernel."""
+
+
+class FormatError(PmapsError, ValueError):
+    """A text or file does not read as what it should be.
+
+    ``line`` is the 1-based line of the trouble, or None where there is none to name.
+    """
+
+    def __init__(self, reason: str, *, line: int | None = None) -> None:
+        super().__init__(reason if line is None else f"line {line}: {reason}")
+        self.reason = reason
+        self.line = line
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_format_error, (self.reason, self.line))
+
+
+class NoSuchMapping(PmapsError, LookupError):
+    """A selector matches no mapping; the message lists near matches."""
+
+
+class AmbiguousMapping(PmapsError, LookupError):
+    """A selector matches mappings of several files; ``select()`` takes many on purpose."""
+
+
+class Undetermined(PmapsError):
+    """What was seen does not decide the question; the message says what would."""
+
+
+#: What to raise where something is undetermined: called with the message, returns the exception.
+#: None, the default, means :class:`Undetermined`.
+#: A test runner sets it to make a skip out of it at the place where it arises; a context
+#: variable, because threads and tasks of other tests must not see it.
+undetermined_policy: ContextVar[Callable[[str], BaseException] | None] = ContextVar(
+    "undetermined_policy", default=None
+)
+
+
+def undetermined(message: str) -> BaseException:
+    """What to raise where the facts do not decide: Undetermined, or as the policy says."""
+    policy = undetermined_policy.get()
+    return Undetermined(message) if policy is None else policy(message)
+
+
+class FootprintError(AssertionError):
+    """A statement about a footprint is false.
+
+    ``evidence`` holds what failed, for reports: whatever object the assertion was about.
+    """
+
+    # As pytest's own outcomes do: the summary line has no room for a module path.
+    __module__ = "builtins"
+
+    def __init__(self, message: str, evidence: object = None) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Found by name through this module, whatever __module__ shows.
+        # The evidence is memory of this process and does not travel.
+        return (_footprint_error, (str(self),))
+
+
+def _format_error(reason: str, line: int | None) -> FormatError:
+    return FormatError(reason, line=line)
+
+
+def _footprint_error(message: str) -> FootprintError:
+    return FootprintError(message)

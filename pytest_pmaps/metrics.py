@@ -1,0 +1,288 @@
+"""What can be counted of some windows of a snapshot, and how.
+
+Of whole mappings the kernel's own counters are used, under their smaps names; of
+parts of mappings only pages can be counted.  Either way the result is a
+:class:`~pytest_pmaps.counts.Count`, as wide as what was seen leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from ._native import Columns, Interval, MappingInfo, Window
+from .counts import Count
+from .model import Fact, Kind, PageRange, Source
+
+__all__ = ["FACT_METRICS", "METRICS", "Counted"]
+
+#: Metrics counted from pages alone, by the fact that makes a page count.
+FACT_METRICS = {
+    "dirty": Fact.DIRTY,
+    "present": Fact.PRESENT,
+    "shared": Fact.SHARED,
+    "zero": Fact.ZERO,
+    "huge": Fact.HUGE,
+    "file": Fact.FILE,
+    "soft_dirty": Fact.SOFTDIRTY,
+    "uffd_wp": Fact.UFFDWP,
+    "guard": Fact.GUARD,
+    "young": Fact.YOUNG,
+    "page_referenced": Fact.REFERENCED,
+    "active": Fact.ACTIVE,
+    "uptodate": Fact.UPTODATE,
+    "pte_dirty": Fact.PTEDIRTY,
+    "page_dirty": Fact.PAGEDIRTY,
+    "writeback": Fact.WRITEBACK,
+}
+
+#: smaps counters, and what counts them where only pages can be.
+_COUNTER_FACTS = {
+    "rss": Fact.NORMAL,
+    "referenced": Fact.TOUCHED,
+    "anonymous": Fact.ANON,
+    "ksm": Fact.KSM,
+    "lazy_free": Fact.LAZYFREE,
+    "swap": Fact.SWAPPED,
+}
+_SPLIT = ("private_clean", "private_dirty", "shared_clean", "shared_dirty", "pss")
+#: Counters without a page-by-page form: at most this fact's pages.
+_AT_MOST = {
+    "locked": Fact.NORMAL,
+    "anon_huge_pages": Fact.HUGE,
+    "shmem_pmd_mapped": Fact.HUGE,
+    "file_pmd_mapped": Fact.HUGE,
+    "pss_dirty": Fact.PORD,
+    "swap_pss": Fact.SWAPPED,
+}
+
+#: Every metric by name.
+METRICS = (
+    "rss",
+    "pss",
+    "uss",
+    *(name for name in _SPLIT if name != "pss"),
+    *(name for name in _COUNTER_FACTS if name != "rss"),
+    *_AT_MOST,
+    "size",
+    *FACT_METRICS,
+)
+
+_HIDDEN_FRAMES = "grant CAP_SYS_ADMIN, which shows page flags ('pmaps doctor' tells how)"
+_RACED = "capture it again while it is idle: pages changed meanwhile"
+_HUGETLB = "pages of hugetlb mappings are not visible"
+_SHARED_DIRTY = "the dirty bits of shared memory are not visible on this host (see 'pmaps doctor')"
+_TEXT = "the saved map does not say; capture the process, or save it as JSON"
+
+
+class Counted:
+    """Windows of one snapshot, and everything that can be counted of them.
+
+    Every metric is a :class:`~pytest_pmaps.counts.Count`.  Kernel counters keep their smaps
+    names and meaning: ``rss pss uss private_clean private_dirty shared_clean shared_dirty
+    referenced anonymous ksm lazy_free swap swap_pss locked anon_huge_pages
+    shmem_pmd_mapped file_pmd_mapped pss_dirty``; ``uss`` is Private_Clean + Private_Dirty.
+    ``dirty`` is this project's own (docs/dirty.md).
+    """
+
+    def __init__(self, columns: Columns, windows: tuple[Window, ...] | None, label: str) -> None:
+        self._columns = columns
+        self._given_windows = windows
+        self.label = label
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """The address windows that it covers."""
+        if self._given_windows is not None:
+            return self._given_windows
+        # Made when first asked for: a snapshot that is only kept must not fill the heap that
+        # the next one measures.
+        infos = enumerate(self._columns.mappings)
+        return tuple(Window(i, m.start, m.end) for i, m in infos)
+
+    @property
+    def columns(self) -> Columns:
+        """The snapshot's columns in the engine's memory."""
+        return self._columns
+
+    # ---- metrics
+
+    def metric(self, name: str) -> Count:
+        """One metric by name; ValueError for a name that is none."""
+        if name == "size":
+            size = sum(w.end - w.start for w in self.windows)
+            return self._count(Interval(size, size), name)
+        if name == "uss":
+            total = self.metric("private_clean") + self.metric("private_dirty")
+            lo, hi = total.bytes.bounds
+            return Count(lo, hi, page_size=self.page_size, label=self._labelled(name),
+                         remedy=total.remedy)  # fmt: skip
+        if name in FACT_METRICS:
+            return self.count(FACT_METRICS[name], name)
+        if name not in METRICS:
+            raise ValueError(f"{name!r} is no metric; metrics are {', '.join(METRICS)}")
+        counted = self._from_counters(name) if self._whole else None
+        return self._count(counted or self._from_pages(name), name)
+
+    def count(self, fact: Fact, name: str | None = None) -> Count:
+        """How many pages have a fact; swapped-out ones too, where it can hold for them."""
+        return self._in_pages(self._counts[fact], name or fact.name.lower(), fact)
+
+    @property
+    def rss(self) -> Count:
+        """Resident memory: present pages other than the zero page (smaps Rss)."""
+        return self.metric("rss")
+
+    @property
+    def pss(self) -> Count:
+        """Resident memory, each page divided by its mapcount (smaps Pss)."""
+        return self.metric("pss")
+
+    @property
+    def uss(self) -> Count:
+        """Resident memory that nobody else maps (smaps Private_Clean + Private_Dirty)."""
+        return self.metric("uss")
+
+    @property
+    def private_clean(self) -> Count:
+        """Pages mapped once with neither P nor D (smaps Private_Clean)."""
+        return self.metric("private_clean")
+
+    @property
+    def private_dirty(self) -> Count:
+        """Pages mapped once with P or D (smaps Private_Dirty); a file just copied counts here."""
+        return self.metric("private_dirty")
+
+    @property
+    def shared_clean(self) -> Count:
+        """Pages mapped more than once with neither P nor D (smaps Shared_Clean)."""
+        return self.metric("shared_clean")
+
+    @property
+    def shared_dirty(self) -> Count:
+        """Pages mapped more than once with P or D (smaps Shared_Dirty)."""
+        return self.metric("shared_dirty")
+
+    @property
+    def referenced(self) -> Count:
+        """Pages with Y or R, or that the kernel remembers as young (smaps Referenced)."""
+        return self.metric("referenced")
+
+    @property
+    def anonymous(self) -> Count:
+        """Anonymous pages and private copies that are present (smaps Anonymous)."""
+        return self.metric("anonymous")
+
+    @property
+    def swap(self) -> Count:
+        """Pages swapped out (smaps Swap); guard and uffd markers are not."""
+        return self.metric("swap")
+
+    @property
+    def locked(self) -> Count:
+        """Locked pages, each divided by its mapcount, as smaps Locked is."""
+        return self.metric("locked")
+
+    @property
+    def anon_huge_pages(self) -> Count:
+        """Anonymous memory mapped by huge page table entries (smaps AnonHugePages)."""
+        return self.metric("anon_huge_pages")
+
+    @property
+    def size(self) -> Count:
+        """Address space, resident or not (smaps Size)."""
+        return self.metric("size")
+
+    @property
+    def dirty(self) -> Count:
+        """Private memory: pages copied or written, swapped-out ones too.  Shared: PTE-dirty."""
+        return self.metric("dirty")
+
+    @property
+    def present(self) -> Count:
+        """Pages that a page table entry maps, the zero page among them (pagemap bit 63)."""
+        return self.metric("present")
+
+    @property
+    def shared(self) -> Count:
+        """Resident pages mapped more than once."""
+        return self.metric("shared")
+
+    # ---- ranges
+
+    def ranges(self, fact: Fact | None = None) -> Iterator[PageRange]:
+        """Page ranges in address order; with a fact those where it holds or may hold."""
+        for window in self.windows:
+            for found in self._columns.ranges(window):
+                if fact is None or found.fact(fact) is not False:
+                    yield found
+
+    @property
+    def page_size(self) -> int:
+        """Bytes."""
+        return self._columns.page_size
+
+    # ---- below the surface
+
+    @cached_property
+    def _counts(self) -> dict[Fact | str, Interval]:
+        return self._columns.count(self.windows)
+
+    @cached_property
+    def _infos(self) -> tuple[MappingInfo, ...]:
+        return tuple(self._columns.mappings[w.mapping] for w in self.windows)
+
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether the windows are whole mappings, so that counters speak of them."""
+        pairs = zip(self.windows, self._infos, strict=True)
+        return all(w.start == m.start and w.end == m.end for w, m in pairs)
+
+    def _from_counters(self, name: str) -> Interval | None:
+        """Read twice, a counter lies between its two values; None where one was not read."""
+        lo = hi = 0
+        for info in self._infos:
+            if name not in info.before or name not in info.after:
+                return None
+            lo += min(info.before[name], info.after[name])
+            hi += max(info.before[name], info.after[name])
+        return Interval(lo, hi)
+
+    def _from_pages(self, name: str) -> Interval:
+        size = self.page_size
+        if name == "pss":
+            return self._counts[name]
+        if name in _AT_MOST:
+            return Interval(0, self._counts[_AT_MOST[name]].hi * size)
+        pages = self._counts[name if name in _SPLIT else _COUNTER_FACTS[name]]
+        return Interval(pages.lo * size, pages.hi * size)
+
+    def _in_pages(self, pages: Interval, name: str, fact: Fact) -> Count:
+        size = self.page_size
+        return self._count(Interval(pages.lo * size, pages.hi * size), name, fact)
+
+    def _count(self, value: Interval, name: str, fact: Fact | None = None) -> Count:
+        return Count(
+            value.lo,
+            value.hi,
+            page_size=self.page_size,
+            label=self._labelled(name),
+            remedy="" if value.lo == value.hi else self._remedy(fact),
+        )
+
+    def _labelled(self, name: str) -> str:
+        return f"{self.label}: {name}" if self.label else name
+
+    def _remedy(self, fact: Fact | None) -> str:
+        """What would decide a count that is still open, the nearest thing first."""
+        if any(m.raced_pages for m in self._infos):
+            return _RACED
+        if any(m.kind == Kind.HUGETLB for m in self._infos):
+            return _HUGETLB
+        sources = self._columns.sources
+        if Source.PAGEMAP not in sources:
+            return _TEXT
+        dirty = fact in (Fact.DIRTY, Fact.PTEDIRTY)
+        if dirty and any(m.perms.endswith("s") for m in self._infos):
+            return _SHARED_DIRTY
+        return "" if Source.KPAGEFLAGS in sources else _HIDDEN_FRAMES

@@ -1,0 +1,357 @@
+"""Snapshots, and what is selected of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingType
+from functools import cached_property
+
+from ._native import Columns, MappingInfo, ObjectInfo, Window
+from .counts import Count
+from .delta import Delta, check_same_process
+from .errors import NoSuchMapping, undetermined
+from .metrics import Counted
+from .model import MAPCOUNT, PARTS, Fact, Kind, Source, Verdict
+from .plain import PlainSnapshot
+from .select import Entry, Resolution, Selector, resolve
+
+__all__ = ["Mapping", "Selection", "Snapshot", "diff"]
+
+# pm_elf_status
+_ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN = range(5)
+_NO_PARTS = {
+    _ELF_NOT: "it is no ELF file",
+    _ELF_PLAIN: "it is mapped as plain data, not as a program or library",
+}
+
+# pm_trouble
+_CHANGED, _RACED = 1 << 0, 1 << 1
+_UNRECONCILED = {
+    1 << 2: "pages do not add up to Rss",
+    1 << 3: "private copies do not add up to Anonymous",
+    1 << 4: "P and D contradict Private_Dirty + Shared_Dirty",
+    1 << 5: "mapcounts contradict Private_Clean + Private_Dirty",
+    1 << 6: "mapcounts contradict Pss",
+    1 << 7: "swap entries contradict Swap",
+    1 << 8: "Y and R contradict Referenced",
+}
+
+
+class Selection(Counted):
+    """Mappings of one file, or part of them; every metric of :class:`Counted` applies.
+
+    ``snap["libfoo"]`` covers the mappings of that file and, where its ELF headers could be
+    read, its bss, which the kernel keeps in anonymous memory behind it.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, windows: tuple[Window, ...], label: str, part: str | None = None
+    ) -> None:
+        super().__init__(snapshot.columns, windows, label)
+        self.snapshot = snapshot
+        self.part = part
+
+    @property
+    def name(self) -> str:
+        """What messages call it: ``libfoo.so.1 text``."""
+        return self.label
+
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The mappings that it touches, whole."""
+        return tuple(self.snapshot.mappings[w.mapping] for w in self.windows)
+
+    def parts(self) -> dict[str, Selection]:
+        """Its ELF parts by name, in file order; empty where they are unknown or it has none."""
+        found = (
+            (part, self.snapshot._part_windows(obj, part))
+            for obj in self._objects
+            for part in PARTS
+        )
+        return {
+            part: Selection(self.snapshot, windows, f"{self.label} {part}", part)
+            for part, windows in found
+            if windows
+        }
+
+    def shared_with(self, other: Counted) -> Count:
+        """Pages that are the very same physical page in another process's snapshot.
+
+        Pages of a file are the same where both map that page of the file uncopied.
+        Private memory is compared frame by frame at the same address, as after fork; where
+        frames were hidden, that stays open.
+        """
+        pages = self.columns.common(other.columns, self.windows)
+        size = self.page_size
+        return Count(
+            pages.lo * size,
+            pages.hi * size,
+            page_size=size,
+            label=f"{self.label}: shared with process {other.columns.pid}",
+            remedy="" if pages.lo == pages.hi else self._remedy(Fact.SHARED),
+        )
+
+    def __sub__(self, earlier: object) -> Delta:
+        if not isinstance(earlier, Selection):
+            return NotImplemented
+        check_same_process(self.columns, earlier.columns)
+        return Delta(self, earlier)
+
+    def __repr__(self) -> str:
+        return f"<{self.label}: {len(self.windows)} mappings, rss {self.rss}>"
+
+    @property
+    def _objects(self) -> tuple[ObjectInfo, ...]:
+        numbers = dict.fromkeys(m.object for m in self._infos if m.object is not None)
+        return tuple(self.columns.objects[i] for i in numbers)
+
+
+class Mapping(Selection):
+    """One mapping: one line of /proc/PID/maps and its page ranges."""
+
+    def __init__(self, snapshot: Snapshot, number: int) -> None:
+        info = snapshot.columns.mappings[number]
+        label = Entry(info.name, info.dev, info.inode, info.kind).shown
+        super().__init__(snapshot, (Window(number, info.start, info.end),), label)
+        self.info: MappingInfo = info
+
+    @property
+    def start(self) -> int:
+        """Address of the first byte."""
+        return self.info.start
+
+    @property
+    def end(self) -> int:
+        """Address behind the last byte."""
+        return self.info.end
+
+    @property
+    def perms(self) -> str:
+        """As maps prints them: ``r-xp``."""
+        return self.info.perms
+
+    @property
+    def path(self) -> str:
+        """As maps prints it; ``""`` for nameless anonymous memory."""
+        return self.info.name
+
+    @property
+    def kind(self) -> Kind:
+        """What it maps."""
+        return self.info.kind
+
+    @property
+    def counters(self) -> MappingType[str, int]:
+        """smaps counters in bytes and numa_maps' in pages, as read after the pages."""
+        return self.info.after or self.info.before
+
+    @property
+    def vmflags(self) -> tuple[str, ...]:
+        """smaps VmFlags, unknown ones too."""
+        return tuple(self.info.vmflags.split())
+
+    def evidence(self, fact: Fact | None = None) -> tuple[Source, ...]:
+        """The sources that decided a fact anywhere in this mapping; without one, its mapcounts."""
+        mask = self.info.evidence[MAPCOUNT if fact is None else fact]
+        return tuple(source for source in Source if mask >> source & 1)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What does not add up in it, in words."""
+        changed = ("it was remapped while it was captured",) if self.info.trouble & _CHANGED else ()
+        raced = (
+            (f"{self.info.raced_pages} pages changed while they were captured",)
+            if self.info.raced_pages
+            else ()
+        )
+        wrong = tuple(text for bit, text in _UNRECONCILED.items() if self.info.trouble & bit)
+        return changed + raced + wrong
+
+
+class Snapshot(Counted):
+    """The memory of one process, page range by page range, at one moment.
+
+    Metrics of :class:`Counted` speak of all mappings together; ``snap["libfoo.text"]`` selects.
+    It is immutable, lives outside the Python heap, and a forked child can still read it.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__(columns, None, "")
+
+    @classmethod
+    def from_plain(cls, plain: PlainSnapshot) -> Snapshot:
+        """Make one from plain values; FormatError for what cannot be a snapshot."""
+        return cls(Columns.build(plain))
+
+    def to_plain(self) -> PlainSnapshot:
+        """All of it as plain values."""
+        return self.columns.plain()
+
+    # ---- the process
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 where a saved map does not say."""
+        return self.columns.pid
+
+    @property
+    def comm(self) -> str:
+        """Command name as in /proc/PID/comm."""
+        return self.columns.comm
+
+    @property
+    def status(self) -> dict[str, int]:
+        """``vm_hwm vm_rss vm_pte vm_swap`` in bytes (/proc/PID/status).
+
+        The kernel batches these per CPU: they may lag behind what the pages say.
+        """
+        return self.columns.status
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The kernel interfaces that answered in this capture."""
+        return self.columns.sources
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How far it may be trusted."""
+        c = self.columns
+        reasons = [f"{m.label or '[anon]'} at {m.start:x}: {t}" for m in self.mappings for t in m.troubles]
+        if c.appeared:
+            reasons.append(f"{c.appeared} mappings appeared while it was captured")
+        troubles = [m.trouble for m in c.mappings]
+        counters = all("rss" in m.after for m in c.mappings) and bool(c.mappings)
+        return Verdict(
+            complete=c.complete,
+            reconciled=not any(t & b for t in troubles for b in _UNRECONCILED) if counters else None,
+            raced=bool(c.raced_pages or c.appeared or any(t & (_CHANGED | _RACED) for t in troubles)),
+            reasons=tuple(reasons),
+        )
+
+    # ---- selecting
+
+    @cached_property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """All mappings in address order."""
+        return tuple(Mapping(self, i) for i in range(len(self.columns)))
+
+    def __getitem__(self, selector: Selector) -> Selection:
+        """Mappings of one file, or a part of them.
+
+        Raises NoSuchMapping with near matches, AmbiguousMapping where several files match,
+        Undetermined for a part of a file that could not be read.
+        """
+        __tracebackhide__ = True
+        return self._selection(resolve(selector, self._entries))
+
+    def select(self, selector: Selector) -> Selection:
+        """Like ``snap[selector]``, but takes the mappings of all files that match."""
+        __tracebackhide__ = True
+        return self._selection(resolve(selector, self._entries, many=True))
+
+    def __contains__(self, selector: Selector) -> bool:
+        """Whether anything that a selector means is mapped."""
+        try:
+            resolve(selector, self._entries, many=True)
+        except NoSuchMapping:
+            return False
+        return True
+
+    @cached_property
+    def _entries(self) -> tuple[Entry, ...]:
+        return tuple(Entry(m.name, m.dev, m.inode, m.kind) for m in self.columns.mappings)
+
+    def _selection(self, found: Resolution) -> Selection:
+        __tracebackhide__ = True
+        infos = [self.columns.mappings[i] for i in found.indexes]
+        numbers = dict.fromkeys(m.object for m in infos if m.object is not None)
+        objects = [self.columns.objects[i] for i in numbers]
+        if found.part is None:
+            windows = {Window(i, m.start, m.end) for i, m in zip(found.indexes, infos, strict=True)}
+            for obj in objects:
+                windows.update(self._part_windows(obj, "bss"))
+            return Selection(self, _merged(windows), found.name)
+        windows = {w for obj in objects for w in self._part_windows(obj, found.part)}
+        if not windows:
+            self._no_part(found, objects)
+        return Selection(self, _merged(windows), f"{found.name} {found.part}", found.part)
+
+    def _part_windows(self, obj: ObjectInfo, part: str) -> tuple[Window, ...]:
+        spans = [(start, end) for kind, start, end in obj.parts if PARTS[kind] == part]
+        return tuple(
+            Window(i, max(start, m.start), min(end, m.end))
+            for start, end in spans
+            for i, m in enumerate(self.columns.mappings)
+            if start < m.end and m.start < end
+        )
+
+    def _no_part(self, found: Resolution, objects: list[ObjectInfo]) -> None:
+        __tracebackhide__ = True
+        has = sorted({PARTS[kind] for o in objects for kind, _, _ in o.parts}, key=PARTS.index)
+        if has:
+            hint = (
+                "; linked with -z noseparate-code, read-only data lies in text"
+                if found.part == "rodata" and "text" in has
+                else ""
+            )
+            raise NoSuchMapping(f"{found.name} has no {found.part}: it has {', '.join(has)}{hint}")
+        status = objects[0].status if objects else _ELF_UNREADABLE
+        if status in _NO_PARTS:
+            raise NoSuchMapping(f"{found.name} has no parts: {_NO_PARTS[status]}")
+        why = (
+            "its path now holds another file than the one that is mapped"
+            if status == _ELF_REPLACED
+            else "its file could not be read"
+        )
+        raise undetermined(
+            f"the parts of {found.name} are unknown: {why}; select all of it, {found.name!r}"
+        )
+
+    # ---- the rest
+
+    def __sub__(self, earlier: object) -> Delta:
+        """What changed since an earlier snapshot of the same process; ValueError for another's."""
+        if not isinstance(earlier, Snapshot):
+            return NotImplemented
+        check_same_process(self.columns, earlier.columns)
+        return diff(self, earlier)
+
+    def buffers(self) -> dict[str, memoryview]:
+        """The range columns, read-only and without a copy: ``page`` (virtual page number),
+        ``count``, ``set``, ``known`` (masks over :class:`Fact`), ``mapcount_lo``, ``mapcount_hi``.
+        """
+        return self.columns.buffers()
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {self.comm} {self.pid}: {len(self.mappings)} mappings, {self.verdict.label}>"
+
+
+def diff(later: Snapshot, earlier: Snapshot) -> Delta:
+    """What differs between two snapshots, of whatever processes: ``later`` against ``earlier``."""
+
+    def pick(selector: object) -> tuple[Counted, Counted]:
+        sides = [_or_none(s, selector) for s in (later, earlier)]
+        named = next((s for s in sides if s is not None), None)
+        if named is None:
+            later[selector]  # type: ignore[index]  # says what is wrong with it
+        nothing = [Selection(s, (), named.label if named else "") for s in (later, earlier)]
+        return sides[0] or nothing[0], sides[1] or nothing[1]
+
+    return Delta(later, earlier, pick)
+
+
+def _or_none(snapshot: Snapshot, selector: object) -> Selection | None:
+    try:
+        return snapshot[selector]  # type: ignore[index]  # resolve() refuses what is no selector
+    except NoSuchMapping:
+        return None
+
+
+def _merged(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """In address order, overlapping windows of one mapping joined."""
+    merged: list[Window] = []
+    for w in sorted(windows):
+        if merged and merged[-1].mapping == w.mapping and merged[-1].end >= w.start:
+            merged[-1] = merged[-1]._replace(end=max(merged[-1].end, w.end))
+        else:
+            merged.append(w)
+    return tuple(merged)
