@@ -145,7 +145,7 @@ static void clear(struct pm__capture *c)
     memset(c->err, 0, sizeof *c->err);
 }
 
-static int capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err)
+int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err)
 {
     struct pm__capture c = {
         .io = io,
@@ -171,5 +171,5 @@ int pm_capture(int64_t pid, pm_snapshot **out, pm_error *err)
 {
     *out = NULL;
     pm__features(); /* found out before, so that finding out does not show in the capture */
-    return capture_with(&pm__kernel, pid, out, err);
+    return pm__capture_with(&pm__kernel, pid, out, err);
 }

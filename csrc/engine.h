@@ -122,6 +122,8 @@ struct pm__capture {
 
 #define PM__SCRATCH ((size_t)512 * 1024)
 
+/* The whole of pm_capture over any table of kernel functions. */
+int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err);
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail);
 bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
