@@ -109,11 +109,28 @@ static bool settle(struct view *v, int bit, int among, int64_t total, enum pm_so
     return true;
 }
 
+/* Whether other processes can reach pages of the mapping: then sharing, and D, may move
+ * under a capture without the target doing anything. */
+static bool others_reach(const struct view *v)
+{
+    for (size_t i = 0; i < v->n; i++)
+        if (!raced(v, i) && !is_not(v, i, PM_NORMAL) &&
+            !(is(v, i, PM_ANON) && (v->entry[i] & PM_PE_EXCLUSIVE)))
+            return true;
+    return false;
+}
+
+static void blame(struct view *v, enum pm_trouble trouble)
+{
+    bool may_be_others = trouble == PM_T_DIRTY || trouble == PM_T_PRIVATE || trouble == PM_T_PSS;
+    v->m->trouble |= may_be_others && others_reach(v) ? PM_T_OTHERS : trouble;
+}
+
 static void settle_or(struct view *v, int bit, int among, int64_t total, enum pm_source source,
                       enum pm_trouble trouble)
 {
     if (!settle(v, bit, among, total, source))
-        v->m->trouble |= trouble;
+        blame(v, trouble);
 }
 
 static size_t count_set(const struct view *v, int bit)
@@ -145,14 +162,22 @@ static void from_kpageflags(struct view *v, size_t i)
         v->m->evidence[facts[k]] |= 1u << PM_SRC_KPAGEFLAGS;
 }
 
+/* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only
+ * anonymous memory maps (/dev/zero, which we may not have recognised, among it). */
+static bool is_file_page(const struct view *v, uint64_t entry)
+{
+    return (entry & PM_PE_FILE) && (v->shared || !v->own_vma);
+}
+
 static void from_pagemap(struct view *v, size_t i)
 {
     const struct pm__features *host = pm__features();
     uint64_t e = v->entry[i];
-    bool present = e & PM_PE_PRESENT, file = e & PM_PE_FILE;
+    bool present = e & PM_PE_PRESENT, file = is_file_page(v, e);
     decide(v, i, PM_RACED, false, PM_SRC_PAGEMAP);
     decide(v, i, PM_PRESENT, present, PM_SRC_PAGEMAP);
-    decide(v, i, PM_FILE, file, PM_SRC_PAGEMAP);
+    if (file || !(e & PM_PE_FILE) || v->m->kind == PM_KIND_ANON)
+        decide(v, i, PM_FILE, file, PM_SRC_PAGEMAP);
     if (host->softdirty)
         decide(v, i, PM_SOFTDIRTY, e & PM_PE_SOFTDIRTY, PM_SRC_PAGEMAP);
     if (e & PM_PE_UFFDWP)
@@ -167,8 +192,9 @@ static void from_pagemap(struct view *v, size_t i)
         decide(v, i, PM_SWAPPED, false, PM_SRC_PAGEMAP);
     else if (is(v, i, PM_GUARD) || (e & PM_PE_FILE))
         decide(v, i, PM_SWAPPED, false, PM_SRC_PAGEMAP); /* a migrating file page is no swap */
-    if (present && file) {
+    if (e & PM_PE_FILE)
         decide(v, i, PM_ANON, false, PM_SRC_PAGEMAP);
+    if (present && file) {
         decide(v, i, PM_ZERO, false, PM_SRC_PAGEMAP);
         if (v->m->kind != PM_KIND_SPECIAL)
             decide(v, i, PM_NORMAL, true, PM_SRC_PAGEMAP);
@@ -218,6 +244,12 @@ static void tell_zero_from_anon(struct view *v)
         }
     }
     settle_or(v, PM_NORMAL, PM_PRESENT, pages_of(v, PM_C_RSS), PM_SRC_SMAPS, PM_T_RSS);
+    for (size_t i = 0; i < v->n; i++) {
+        if (!unknown(v, i, PM_FILE) || !is_not(v, i, PM_ANON) || unknown(v, i, PM_NORMAL))
+            continue;
+        decide(v, i, PM_FILE, is(v, i, PM_NORMAL), PM_SRC_SMAPS);
+        decide_open(v, i, PM_ZERO, is_not(v, i, PM_NORMAL), PM_SRC_SMAPS);
+    }
 }
 
 /* Nothing moved, and the pages are those that the kernel counted. */
@@ -374,7 +406,7 @@ static void check_pss(struct view *v)
         hi += v->lo[i] ? page / v->lo[i] : page;
     }
     if ((double)pss > hi + 1024 || (double)pss + 2048 < lo)
-        v->m->trouble |= PM_T_PSS;
+        blame(v, PM_T_PSS);
 }
 
 /* ---- P and D --------------------------------------------------------------------- */
@@ -456,7 +488,7 @@ static void tell_referenced(struct view *v)
         if (!raced(v, i) && (is(v, i, PM_YOUNG) || is(v, i, PM_REFERENCED)))
             decide_open(v, i, PM_TOUCHED, true, PM_SRC_KPAGEFLAGS);
     settle_or(v, PM_TOUCHED, PM_NORMAL, pages_of(v, PM_C_REFERENCED), PM_SRC_SMAPS,
-              PM_T_REFERENCED);
+              PM_T_OTHERS);
     for (size_t i = 0; i < v->n; i++) {
         if (is_not(v, i, PM_TOUCHED) && is(v, i, PM_NORMAL)) {
             decide_open(v, i, PM_YOUNG, false, PM_SRC_SMAPS);
@@ -489,6 +521,17 @@ static void tell_active(struct view *v)
         if (is(v, i, PM_NORMAL) && unknown(v, i, PM_ACTIVE) &&
             (active == have || cannot_be_unevictable(v, i)))
             decide(v, i, PM_ACTIVE, active != have, PM_SRC_NUMA_MAPS);
+}
+
+/* Pages of the kernel's own image belong to no file: nothing ever writes them back. */
+static void tell_vdso(struct view *v)
+{
+    const char *name = v->c->strings + v->m->name;
+    if (v->m->kind != PM_KIND_SPECIAL || v->m->name_len != 6 || memcmp(name, "[vdso]", 6) != 0)
+        return;
+    for (size_t i = 0; i < v->n; i++)
+        if (!raced(v, i) && is(v, i, PM_NORMAL))
+            decide_open(v, i, PM_WRITEBACK, false, PM_SRC_MAPS);
 }
 
 static void tell_from_numa(struct view *v)
@@ -530,8 +573,8 @@ static void dirty_private(struct view *v, size_t i)
     if (is_not(v, i, PM_PRESENT)) {
         if (!unknown(v, i, PM_SWAPPED))
             decide(v, i, PM_DIRTY, is(v, i, PM_SWAPPED), PM_SRC_PAGEMAP);
-    } else if (is(v, i, PM_FILE) || is(v, i, PM_ZERO) || is_not(v, i, PM_NORMAL)) {
-        decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP);
+    } else if (is_not(v, i, PM_ANON)) {
+        decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP); /* no copy: the file's, or the zero page */
     } else if (is(v, i, PM_ANON) && (is_not(v, i, PM_LAZYFREE) || is(v, i, PM_PORD))) {
         decide(v, i, PM_DIRTY, true, PM_SRC_PAGEMAP);
     } else if (is(v, i, PM_LAZYFREE)) {
@@ -641,8 +684,9 @@ bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit
                 before(m, PM_C_FILE_PMD_MAPPED);
     for (size_t i = s->first; i < s->first + s->n; i++) {
         uint64_t e = c->pages.entry[i];
+        bool files = (e & PM_PE_FILE) && m->kind != PM_KIND_ANON;
         candidates += (e & PM_PE_PRESENT) &&
-                      (bit == PM_HUGE || (!(e & PM_PE_FILE) && !(c->pages.known[i] & PM_BIT(bit))));
+                      (bit == PM_HUGE || (!files && !(c->pages.known[i] & PM_BIT(bit))));
     }
     return candidates && total && total / (int64_t)c->header.page_size != candidates;
 }
@@ -673,6 +717,7 @@ void pm__infer(struct pm__capture *c, size_t mapping)
     tell_dirty_bits(&v);
     tell_referenced(&v);
     tell_from_numa(&v);
+    tell_vdso(&v);
     tell_uptodate(&v);
     clear_flags_of_absent(&v);
     tell_dirty(&v);

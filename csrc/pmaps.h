@@ -134,14 +134,12 @@ enum pm_trouble {
     PM_T_RACED = 1 << 1,      /* pages or counters of the target changed meanwhile */
     PM_T_RSS = 1 << 2,        /* pages do not add up to smaps Rss */
     PM_T_ANONYMOUS = 1 << 3,  /* private copies do not add up to smaps Anonymous */
-    PM_T_DIRTY = 1 << 4,      /* P or D contradicts Private_Dirty + Shared_Dirty */
-    PM_T_PRIVATE = 1 << 5,    /* mapcount contradicts Private_Clean + Private_Dirty */
-    PM_T_PSS = 1 << 6,        /* sum of 1/mapcount contradicts Pss */
+    PM_T_DIRTY = 1 << 4,      /* P or D of its own pages contradicts Private_Dirty + Shared_Dirty */
+    PM_T_PRIVATE = 1 << 5,    /* mapcounts contradict Private_Clean + Private_Dirty */
+    PM_T_PSS = 1 << 6,        /* mapcounts contradict Pss */
     PM_T_SWAP = 1 << 7,       /* swap entries contradict smaps Swap */
-    PM_T_REFERENCED = 1 << 8, /* more Y or R than smaps Referenced */
-    PM_T_NUMA = 1 << 9,       /* numa_maps contradicts the pages */
-    PM_T_NO_COUNTERS = 1 << 10, /* smaps had no entry for it */
-    PM_T_STALE = 1 << 11        /* physical pages were reused while they were looked up */
+    PM_T_OTHERS = 1 << 8,     /* other processes, or the kernel, moved shared states meanwhile */
+    PM_T_STALE = 1 << 9       /* physical pages were reused while they were looked up */
 };
 
 /* Index of a mapping's first page: how far to trust it. */

@@ -503,7 +503,8 @@ def _any_object(value: object) -> dict[str, Any]:
 
 def _numbers(value: object) -> dict[str, int]:
     record = _Record(value)
-    return {key: record.need(_text(key), _integer(_U64)) for key in _any_object(value)}
+    limit = _integer(_U64 - 1)  # the last number is the engine's word for "not seen"
+    return {key: record.need(_text(key), limit) for key in _any_object(value)}
 
 
 def _counters(value: object) -> dict[str, int]:
@@ -566,11 +567,16 @@ def _sources(value: object) -> tuple[Source, ...]:
 
 def _kind_of(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    return names.get(type(value), "null" if value is None else f"the number {_shown(value)}")
+    if value is None:
+        return "null"
+    return names.get(type(value)) or f"the number {_shown(value)}"
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value) if isinstance(value, str | int | float | None) else _kind_of(value)
+    """A value in a message, as the file has it, but short."""
+    if isinstance(value, dict | list):
+        return _kind_of(value)
+    text = json.dumps(value)
     return text if len(text) <= 40 else text[:40] + "..."
 
 

@@ -15,15 +15,16 @@ characters ``\012`` reads back as a newline, and what maps does not say is not i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from .errors import FormatError
 from .model import FLAG_LETTERS, MAPCOUNT, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainRange, PlainSnapshot
 
-__all__ = ["parse", "render"]
+__all__ = ["MapsLine", "header_line", "parse", "range_lines", "render"]
 
 _MAPCOUNT_LIMIT = (1 << 32) - 1  # the engine's word for "no bound"
 _ADDRESS_LIMIT = 1 << 64
@@ -70,49 +71,58 @@ def render(snapshot: PlainSnapshot) -> str:
 
 
 def _lines_of(mapping: PlainMapping, page_size: int) -> Iterator[str]:
-    yield _header_line(mapping)
+    yield header_line(mapping) + "\n"
     shift = mapping.index - mapping.start // page_size
-    for item in _merged(mapping.ranges):
-        flags, mapcount = item.state
-        yield f"{item.page + shift}\t{item.count}\t{flags}\t{_mapcount_text(*mapcount)}\n"
+    ranges = (
+        PageRange(r.page + shift, r.page * page_size, r.count, r.mapcount, r.set_bits, r.known_bits)
+        for r in mapping.ranges
+    )
+    yield from (line + "\n" for line in range_lines(ranges))
 
 
-def _header_line(mapping: PlainMapping) -> str:
+class MapsLine(Protocol):
+    """What a line of /proc/PID/maps shows of a mapping."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: tuple[int, int]
+    inode: int
+    name: str
+
+
+def header_line(mapping: MapsLine) -> str:
+    """One mapping as /proc/PID/maps prints it, without the newline."""
     major, minor = mapping.dev
     prefix = (
         f"{mapping.start:08x}-{mapping.end:08x} {mapping.perms} {mapping.offset:08x} "
         f"{major:02x}:{minor:02x} {mapping.inode} "
     )
     if not mapping.name:
-        return prefix + "\n"
+        return prefix
     name = mapping.name.replace("\n", "\\012")
-    return f"{prefix.ljust(_NAME_COLUMN - 1)} {name}\n"
+    return f"{prefix.ljust(_NAME_COLUMN - 1)} {name}"
 
 
-@dataclass(slots=True)
-class _Listed:
-    """One line of page ranges, to be written; ``state`` is flags and mapcount."""
-
-    page: int
-    count: int
-    state: tuple[str, tuple[int, int | None]]
-
-
-def _merged(ranges: list[PlainRange]) -> Iterator[_Listed]:
-    """Listed ranges, neighbours joined that look the same."""
-    last: _Listed | None = None
+def range_lines(ranges: Iterable[PageRange]) -> Iterator[str]:
+    """Ranges in the RFC's form, without newlines: those it lists, neighbours joined that look
+    the same in it.
+    """
+    shown: tuple[str, tuple[int, int | None]] | None = None
+    first = count = 0
     for item in ranges:
-        if not _is_listed(item.set_bits, item.known_bits):
+        if not item.listed:
             continue
         state = (_flags(item.set_bits, item.known_bits), item.mapcount)
-        if last and last.page + last.count == item.page and last.state == state:
-            last.count += item.count
+        if shown == state and first + count == item.index:
+            count += item.count
             continue
-        if last:
-            yield last
-        last = _Listed(item.page, item.count, state)
-    if last:
-        yield last
+        if shown:
+            yield _range_line(first, count, *shown)
+        shown, first, count = state, item.index, item.count
+    if shown:
+        yield _range_line(first, count, *shown)
 
 
 @lru_cache(maxsize=1024)
@@ -120,9 +130,8 @@ def _flags(set_bits: int, known_bits: int) -> str:
     return PageRange(0, 0, 0, (0, None), set_bits, known_bits).flags
 
 
-@lru_cache(maxsize=1024)
-def _is_listed(set_bits: int, known_bits: int) -> bool:
-    return PageRange(0, 0, 0, (0, None), set_bits, known_bits).listed
+def _range_line(index: int, count: int, flags: str, mapcount: tuple[int, int | None]) -> str:
+    return f"{index}\t{count}\t{flags}\t{_mapcount_text(*mapcount)}"
 
 
 def _mapcount_text(lo: int, hi: int | None) -> str:

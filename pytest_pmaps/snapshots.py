@@ -32,7 +32,6 @@ _UNRECONCILED = {
     1 << 5: "mapcounts contradict Private_Clean + Private_Dirty",
     1 << 6: "mapcounts contradict Pss",
     1 << 7: "swap entries contradict Swap",
-    1 << 8: "Y and R contradict Referenced",
 }
 
 

@@ -831,13 +831,46 @@ def reconcile(mapping: MappingState) -> list[str]:
 
 
 def reconcile_all(state: ProcessState) -> list[str]:
-    """Reconcile every mapping of which nothing moved (see ``quiet``)."""
+    """Reconcile every mapping of which nothing moved (see ``quiet``).
+
+    Where others keep starting and ending, a library's mapcounts go back and forth, and two reads
+    may agree though the counters between them belong to another moment: see ``contradictions``.
+    """
     return [
         line
         for mapping in state.mappings
         if mapping.steady and not mapping.unstable
         for line in reconcile(mapping)
     ]
+
+
+def contradictions(pid: int, tries: int = 40) -> tuple[list[str], list[str]]:
+    """Reconcile a process that holds still until every mapping has added up once.
+
+    Gives the contradictions that never went away, and the names of mappings of which no two reads
+    were alike: nothing is said of those.  What others do to shared pages comes and goes; a reader
+    that is wrong is wrong every time.
+    """
+    before = read(pid)
+    pending: dict[int, list[str]] = {}
+    restless: dict[int, str] = {mapping.start: mapping.name for mapping in before.mappings}
+    proven: set[int] = set()
+    for _ in range(tries):
+        after = read(pid)
+        for mapping in both(before, after).mappings:
+            if mapping.start in proven or mapping.unstable or not mapping.steady:
+                continue
+            restless.pop(mapping.start, None)
+            lines = reconcile(mapping)
+            if lines:
+                pending[mapping.start] = lines
+            else:
+                proven.add(mapping.start)
+                pending.pop(mapping.start, None)
+        if not pending and not restless:
+            break
+        before = after
+    return [line for lines in pending.values() for line in lines], list(restless.values())
 
 
 def rfc_ranges(mapping: MappingState) -> list[tuple[int, int, str, int]]:

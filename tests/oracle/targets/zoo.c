@@ -93,6 +93,17 @@ static char *map_file(int fd, size_t pages, int prot, int flags)
     return isolate(pages * PS, prot, flags, fd, GROUP);
 }
 
+/* The kernel queues fresh and freed pages per CPU, and madvise only pushes its own CPU's queue
+ * through: a page left in another's is neither paged out nor seen as lazily freed.
+ */
+static void stay_on_one_cpu(void)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    need(!sched_setaffinity(0, sizeof one, &one), "sched_setaffinity");
+}
+
 /* ---- anonymous memory ---- */
 
 static void zoo_anon(void)
@@ -149,10 +160,7 @@ static void zoo_stack(void)
 
 static void zoo_lazyfree(void)
 {
-    cpu_set_t one; /* the kernel batches these per CPU: stay on one, and push the batch through */
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    sched_setaffinity(0, sizeof one, &one);
+    stay_on_one_cpu();
     char *all = anonymous(16), *partly = anonymous(16), *again = anonymous(16);
     char *push = anonymous(64);
     write_pages(all, 16);
@@ -416,8 +424,8 @@ static void zoo_hugetlb(void)
     char *p = mmap(NULL, 2 * HUGE, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
     need(p != MAP_FAILED, "MAP_HUGETLB");
-    char *q =
-        mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    char *q = mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1,
+                   0);
     need(q != MAP_FAILED, "MAP_HUGETLB shared");
     *(volatile char *)p = 1;
     *(volatile char *)q = 1;
@@ -505,6 +513,7 @@ static int swap_command(const char *line)
 
 static void zoo_swap(void)
 {
+    stay_on_one_cpu();
     int fd = make_file(directory, 32, PS);
     swap_anon = anonymous(64);
     swap_file = map_file(fd, 32, PROT_READ | PROT_WRITE, MAP_PRIVATE);

@@ -1,0 +1,101 @@
+"""Collects what all tests report, writes run.json, and sums up: once a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import details
+
+if TYPE_CHECKING:
+    from ..report.run import Run
+    from .session import Session
+
+__all__ = ["Controller"]
+
+
+class Controller:
+    """Registered in the session's own process only, not in workers of pytest-xdist."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self.config = config
+        self.session = session
+        self.problem = ""
+        self._run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """What was reported so far."""
+        if self._run is None:
+            from importlib.metadata import version
+
+            from ..report.run import Run
+
+            self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": version("pytest-pmaps")})
+        return self._run
+
+    # ---- pytest-xdist
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker where its maps go; it may start in another folder."""
+        if self.session.settings.report_dir is not None:
+            node.workerinput["pmaps_report_dir"] = str(self.session.settings.report_dir)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Learn where a worker's maps went; one that crashed does not say."""
+        path = getattr(node, "workeroutput", {}).get("pmaps_report_dir")
+        if path:
+            self.session.directory.tell(path)
+
+    # ---- tests
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of a test was reported, here or by a worker."""
+        told = details.read(report.user_properties)
+        if told is None and not report.failed and self._run is None:
+            return  # nothing has been of interest yet
+        if told is not None and told.folder:
+            self.session.directory.tell(told.folder)
+        self.run.add(
+            report.nodeid,
+            report.when or "",
+            _outcome(report),
+            told,
+            attempt=getattr(report, "rerun", 0) + 1,
+            worker=getattr(report, "worker_id", ""),
+        )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write run.json, if there is anything to say or it was asked for."""
+        settings = self.session.settings
+        asked = settings.report or settings.report_dir is not None
+        measured = self._run is not None and any(e.details.measured for e in self._run.entries)
+        if self.config.getoption("collectonly") or not (asked or measured):
+            return
+        from ..files import write_atomically
+
+        try:
+            path = self.session.directory.made() / "run.json"
+            write_atomically(path, self.run.dumps(int(exitstatus)))
+        except OSError as exc:
+            self.problem = f"run.json could not be written: {exc}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was measured and what failed; pytest asks nobody under --no-summary."""
+        if self._run is not None:
+            from . import terminal
+
+            terminal.write(terminalreporter, self.run, self.session, self.problem)
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail") and not report.failed:
+        return "xpassed" if report.passed else "xfailed"
+    if report.failed:
+        # "???" is what pytest-xdist says of a test in which a worker crashed.
+        return "failed" if report.when in ("call", "???") else "error"
+    return report.outcome if report.outcome in ("skipped", "rerun") else "passed"

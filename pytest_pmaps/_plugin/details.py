@@ -1,0 +1,144 @@
+"""What a test measured, as ``item.user_properties``: xdist and JUnit carry them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from . import records
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..counts import Count
+    from ..report.run import TestDetails
+    from ..snapshots import Snapshot
+
+__all__ = ["begin", "fail", "measure", "read"]
+
+#: Details as JSON; the other properties say the same for people and for JUnit.
+_JSON = "pmaps_record"
+_NUMBERS = {
+    "pmaps_rss_bytes": "rss",
+    "pmaps_anonymous_bytes": "anonymous",
+    "pmaps_dirty_bytes": "dirty",
+    "pmaps_new_dirty_bytes": "new_dirty",
+}
+_HEADLINE, _MAP = "pmaps_headline", "pmaps_map"
+_OURS = {_JSON, _HEADLINE, _MAP, *_NUMBERS}
+
+#: What is noted of each process.
+_METRICS = ("rss", "pss", "uss", "anonymous", "dirty", "swap")
+
+_DETAILS = pytest.StashKey["TestDetails"]()
+_MEASURED = pytest.StashKey[int]()
+_ATTEMPT = pytest.StashKey[tuple[int, str]]()
+
+
+def begin(item: pytest.Item, attempt: int, worker: str) -> None:
+    """A test begins, perhaps once more."""
+    item.stash[_ATTEMPT] = attempt, worker
+    for key in (_DETAILS, _MEASURED):
+        if key in item.stash:
+            del item.stash[key]
+    _replace(item.user_properties, [])
+
+
+def of(item: pytest.Item) -> TestDetails:
+    """The details of the present attempt."""
+    from ..report.run import TestDetails
+
+    if _DETAILS not in item.stash:
+        attempt, worker = item.stash.get(_ATTEMPT, (1, ""))
+        item.stash[_DETAILS] = TestDetails(attempt=attempt, worker=worker)
+    return item.stash[_DETAILS]
+
+
+def measure(item: pytest.Item) -> None:
+    """Note the numbers of what the test itself captured, if there is something new to note."""
+    record = records.own(item)
+    if not record.pairs or item.stash.get(_MEASURED, None) == record.changes:
+        return
+    item.stash[_MEASURED] = record.changes
+    details = of(item)
+    try:
+        details.measured = list(_measured(item, record))
+    except Exception as exc:  # a wrong number is not worth a test's own result
+        details.problems.append(f"numbers could not be made: {type(exc).__name__}: {exc}")
+    _publish(item)
+
+
+def _measured(item: pytest.Item, record: records.Record) -> list[dict[str, Any]]:
+    pairs = records.of_item(item)
+    return [_numbers(*pairs[process]) for process in record.pairs]
+
+
+def _numbers(first: Snapshot, last: Snapshot) -> dict[str, Any]:
+    """Of one process: its last snapshot, and the change since the first."""
+    from ..snapshots import diff
+
+    numbers = {name: _interval(last.metric(name)) for name in _METRICS}
+    if first is not last:
+        change = diff(last, first)
+        numbers["new_dirty"] = _interval(change.new.dirty)
+        numbers["rss_growth"] = _interval(change.rss)
+    return {
+        "pid": last.pid,
+        "comm": last.comm,
+        "verdict": last.verdict.label,
+        "page_size": last.page_size,
+        "sources": [source.name.lower() for source in last.sources],
+        **numbers,
+    }
+
+
+def _interval(count: Count) -> list[int | None]:
+    return list(count.bytes.bounds)
+
+
+def fail(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put what is known now, a failure's headline and maps included, on item and report."""
+    _publish(item)
+    # The report has copied the properties already.
+    _replace(report.user_properties, _ours(item.user_properties))
+
+
+def read(properties: list[tuple[str, object]]) -> TestDetails | None:
+    """The details that a report carries, None if none."""
+    text = dict(properties).get(_JSON)
+    if text is None:
+        return None
+    from ..report.run import TestDetails
+
+    return TestDetails.loads(str(text))
+
+
+# ---- properties
+
+
+def _publish(item: pytest.Item) -> None:
+    details = of(item)
+    numbers = details.measured[0] if details.measured else {}
+    named: list[tuple[str, object]] = [
+        (name, _shown(*numbers[metric])) for name, metric in _NUMBERS.items() if metric in numbers
+    ]
+    if details.headline:
+        named.append((_HEADLINE, details.headline))
+    named += [(_MAP, path) for path in details.maps]
+    _replace(item.user_properties, [*named, (_JSON, details.dumps())])
+
+
+def _shown(lo: int | None, hi: int | None) -> int | str:
+    if lo is not None and lo == hi:
+        return lo
+    return "..".join("?" if end is None else str(end) for end in (lo, hi))
+
+
+def _ours(properties: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    return [p for p in properties if p[0] in _OURS]
+
+
+def _replace(properties: list[tuple[str, object]], ours: list[tuple[str, object]]) -> None:
+    others = [p for p in properties if p[0] not in _OURS]
+    properties[:] = [*others, *ours]

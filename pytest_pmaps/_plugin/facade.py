@@ -1,0 +1,33 @@
+"""What the fixture ``pmaps`` is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .. import assertions, files, snapshots
+from ..snapshots import Snapshot
+
+__all__ = ["Pmaps", "TakeSnapshot"]
+
+
+class TakeSnapshot(Protocol):
+    """What the fixture ``pmaps_snapshot`` is."""
+
+    def __call__(self, target: object = None) -> Snapshot:
+        """Capture a process, as :func:`pytest_pmaps.snapshot` does, and keep it for the report."""
+
+
+class Pmaps:
+    """The library in one object; snapshots taken through it are kept for the report."""
+
+    def __init__(self, snapshot: TakeSnapshot) -> None:
+        self.snapshot = snapshot
+
+    diff = staticmethod(snapshots.diff)
+    load = staticmethod(files.load)
+    save = staticmethod(files.save)
+    assert_at_most = staticmethod(assertions.assert_at_most)
+    assert_no_dirty = staticmethod(assertions.assert_no_dirty)
+    assert_not_mapped = staticmethod(assertions.assert_not_mapped)
+    assert_shared = staticmethod(assertions.assert_shared)
+    assert_unchanged = staticmethod(assertions.assert_unchanged)

@@ -1,0 +1,58 @@
+"""The fixtures, session-scoped so that ``@given`` and wide fixtures can use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .session import SESSION
+
+if TYPE_CHECKING:
+    from ..snapshots import Snapshot
+    from .facade import Pmaps, TakeSnapshot
+
+__all__ = ["pmaps", "pmaps_snapshot"]
+
+
+@pytest.fixture(scope="session")
+def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
+    """Capture a process: ``pmaps_snapshot(target=None)`` gives a Snapshot.
+
+    ``target``: a pid, a Popen, psutil, multiprocessing or asyncio process; None: this process.
+    Of each process the first and the last snapshot of a test are kept for its report.
+    """
+    session = request.config.stash[SESSION]
+    session.directory.find(request)
+    _warm_up()
+    from ..capture import snapshot
+
+    def pmaps_snapshot(target: object = None) -> Snapshot:
+        __tracebackhide__ = True
+        taken = snapshot(target)
+        session.note(taken)
+        return taken
+
+    return pmaps_snapshot
+
+
+def _warm_up() -> None:
+    """Skip where there is nothing to see; load and touch here whatever a first capture does,
+    before a test measures.
+    """
+    __tracebackhide__ = True
+    from ..capture import snapshot
+    from ..errors import Unsupported
+
+    try:
+        snapshot()
+    except Unsupported as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def pmaps(pmaps_snapshot: TakeSnapshot) -> Pmaps:
+    """Everything in one object: ``snapshot``, ``diff``, ``load``, ``save`` and ``assert_*``."""
+    from .facade import Pmaps
+
+    return Pmaps(pmaps_snapshot)

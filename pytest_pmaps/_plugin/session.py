@@ -1,0 +1,181 @@
+"""Watches tests run: who asks for snapshots, what undetermined means, who failed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from ..errors import undetermined_policy
+from . import marks, records
+from .directory import Directory
+from .options import Settings
+
+if TYPE_CHECKING:
+    from ..snapshots import Snapshot
+    from .details import Details
+
+__all__ = ["SESSION", "Session"]
+
+
+class _Asker(NamedTuple):
+    """Who is running: a test, or a fixture of a wider scope, by name."""
+
+    node: pytest.Item | pytest.Collector
+    fixture: str | None = None
+
+
+class Session:
+    """One per process; its hooks keep a stack of who runs at the moment."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.directory = Directory(settings.report_dir, hasattr(config, "workerinput"))
+        self._askers: list[_Asker] = []
+
+    @property
+    def worker(self) -> str:
+        """Name of this worker of pytest-xdist, ``""`` if it is none."""
+        return str(getattr(self.config, "workerinput", {}).get("workerid", ""))
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot for the report of whoever runs."""
+        if not self._askers:
+            return
+        node, fixture = self._askers[-1]
+        record = records.own(node)
+        record.add(snapshot)
+        if fixture is not None:
+            record.fixtures.add(fixture)
+
+    # ---- who runs
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """A test, or its next attempt, begins."""
+        from .details import begin
+
+        begin(item, records.begin(item), self.worker)
+        marks.refuse(item)
+        with self._runs(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """A test runs; under Hypothesis, many times."""
+        with self._runs(item), _last_example_only(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """A test ends."""
+        with self._runs(item):
+            return (yield)
+
+    @contextmanager
+    def _runs(self, item: pytest.Item) -> Iterator[None]:
+        skips = marks.undetermined(item, self.settings) == "skip"
+        token = undetermined_policy.set(pytest.skip.Exception if skips else None)
+        self._askers.append(_Asker(item))
+        try:
+            yield
+        finally:
+            self._askers.pop()
+            undetermined_policy.reset(token)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """A fixture of a wider scope captures for itself, in its setup and its teardown."""
+        if request.scope == "function":
+            return (yield)
+        asker = _Asker(request.node, fixturedef.argname)
+        # Finalizers run last in, first out: these two enclose the fixture's own.
+        fixturedef.addfinalizer(self._leave)
+        self._askers.append(asker)
+        try:
+            return (yield)
+        finally:
+            self._askers.pop()
+            fixturedef.addfinalizer(functools.partial(self._askers.append, asker))
+
+    def _leave(self) -> None:
+        self._askers.pop()
+
+    # ---- who failed
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Outermost: whether a test failed is known when everybody has had their say (xfail)."""
+        from . import details
+
+        captured = records.taken_for(item)
+        if captured:
+            details.measure(item)
+        report = yield
+        if report.failed and (captured or self.settings.report):
+            from .failures import tell
+
+            tell(self, item, call, report)
+        if call.when == "teardown":
+            records.end(item)
+        return report
+
+    # ---- workers of pytest-xdist
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Tell the controller where the maps went."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None and self.directory.known:
+            output["pmaps_report_dir"] = self.directory.known
+
+
+#: The session of a config.
+SESSION = pytest.StashKey[Session]()
+
+
+@contextmanager
+def _last_example_only(item: pytest.Item) -> Iterator[None]:
+    """Under ``@given``, let each example begin with what was captured before the first."""
+    handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+    inner: Callable[..., Any] | None = getattr(handle, "inner_test", None)
+    if handle is None or inner is None:
+        yield
+        return
+    record = records.own(item)
+    handle.inner_test = _rewinding(inner, record, dict(record.pairs))
+    try:
+        yield
+    finally:
+        handle.inner_test = inner
+
+
+def _rewinding(
+    inner: Callable[..., Any], record: records.Record, before: dict[records.Process, records.Pair]
+) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(inner):
+        # Plugins that run coroutines look whether this is one.
+        @functools.wraps(inner)
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            record.rewind(before)
+            return await inner(*args, **kwargs)
+
+        return coroutine
+
+    @functools.wraps(inner)
+    def example(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        record.rewind(before)
+        return inner(*args, **kwargs)
+
+    return example

@@ -1,0 +1,195 @@
+"""What this host lets us see, and what moves page states under a test's feet.
+
+Everything is found out by trying or by reading; nothing is concluded from a kernel version
+or from being root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import _native
+
+__all__ = ["Confounder", "SourceStatus", "confounders", "header_line", "sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """One source: what it decides, whether it works here, why not, and what would help."""
+
+    name: str
+    decides: str
+    works: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Confounder:
+    """Something on this host that changes page states by itself, and what that touches."""
+
+    name: str
+    state: str
+    effect: str
+
+
+_DECIDES = {
+    "maps": "the mappings",
+    "smaps": "counters, and all-or-none facts of a mapping",
+    "numa_maps": "A and W all or none, bounds of mapcount",
+    "pagemap": "present, swapped, file or private copy, mapped once",
+    "scan": "PAGEMAP_SCAN: fast walks of sparse memory",
+    "scan_zero": "PAGEMAP_SCAN: zero pages apart from private copies",
+    "scan_guard": "PAGEMAP_SCAN: guard pages apart from swap",
+    "softdirty": "pages written since clear_refs 4",
+    "pfn": "which physical page it is (never leaves the engine)",
+    "kpageflags": "R A U D W of each page, exactly",
+    "kpagecount": "mapcount of each page, exactly",
+    "anon_names": "[anon:name] mappings",
+    "pte": "Y and P of each page, exactly",
+}
+
+_ADMIN = (
+    "run as root of the initial user namespace with CAP_SYS_ADMIN (docker: --cap-add SYS_ADMIN), "
+    "or give an ordinary user ambient capabilities: setpriv --reuid USER --init-groups "
+    "--inh-caps +sys_admin,+dac_read_search --ambient-caps +sys_admin,+dac_read_search CMD"
+)
+_REMEDIES = {
+    "pfn": _ADMIN,
+    "kpageflags": _ADMIN,
+    "kpagecount": _ADMIN,
+    "numa_maps": "a kernel with CONFIG_NUMA; without it A and W stay unknown",
+    "pagemap": "a kernel with CONFIG_PROC_PAGE_MONITOR, outside sandboxes such as gVisor",
+    "smaps": "a kernel with CONFIG_PROC_PAGE_MONITOR",
+    "scan": "Linux 6.7 or newer; without it everything works, more slowly",
+    "scan_zero": "Linux 6.7 or newer, or frames (pfn)",
+    "scan_guard": "Linux 6.15 or newer; older kernels show guard pages as swap entries",
+    "softdirty": "a kernel with CONFIG_MEM_SOFT_DIRTY",
+    "anon_names": "a kernel with CONFIG_ANON_VMA_NAME",
+    "pte": "a later version of pytest-pmaps: this one does not read page tables",
+}
+
+
+def sources() -> list[SourceStatus]:
+    """Every source, tried.  Raises Unsupported where there is no engine."""
+    return [
+        SourceStatus(
+            name=name,
+            decides=_DECIDES[name],
+            works=code == 0,
+            reason="" if code == 0 else _reason(name, code),
+            remedy="" if code == 0 else _REMEDIES.get(name, ""),
+        )
+        for name, code in _native.probe().items()
+    ]
+
+
+def _reason(name: str, code: int) -> str:
+    if name == "pte":
+        return "not built into this version"
+    if name in ("pfn", "kpageflags", "kpagecount") and code in (-1, errno.EACCES, errno.EPERM):
+        return _why_no_frames()
+    if code == -1:
+        return "opens, but shows nothing"
+    if name in ("scan", "scan_zero", "scan_guard", "anon_names") and code in (
+        errno.ENOTTY,
+        errno.EINVAL,
+        errno.EOPNOTSUPP,
+    ):
+        return "this kernel does not have it"
+    return os.strerror(code)
+
+
+_CAP_SYS_ADMIN = 21
+
+
+def _why_no_frames() -> str:
+    status = _status()
+    has_admin = int(status.get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1
+    if has_admin and not _in_initial_user_namespace():
+        return "CAP_SYS_ADMIN counts only in the initial user namespace, and this is another"
+    if not has_admin:
+        return f"uid {os.geteuid()} has no CAP_SYS_ADMIN: the kernel shows every frame as 0"
+    return "the kernel shows no frames all the same"
+
+
+def _status() -> dict[str, str]:
+    lines = _read("/proc/self/status").splitlines()
+    return {k: v.strip() for k, _, v in (line.partition(":") for line in lines)}
+
+
+def _in_initial_user_namespace() -> bool:
+    return _read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+# ---- what moves by itself
+
+
+def confounders() -> list[Confounder]:
+    """What on this host changes page states while a test runs, as far as it can be read."""
+    return list(_confounders())
+
+
+def _confounders() -> Iterator[Confounder]:
+    damon = [_read(str(p)) for p in _glob("/sys/kernel/mm/damon/admin/kdamonds", "*/state")]
+    if "on" in damon:
+        yield Confounder("DAMON", "on", "clears Y by itself: Y and Referenced are noise")
+    lru = _read("/sys/kernel/mm/lru_gen/enabled")
+    if lru and int(lru, 16) & 1:
+        yield Confounder("MGLRU", lru, "A is always clear, Y is cleared by itself")
+    if _read("/sys/kernel/mm/ksm/run") == "1":
+        yield Confounder("KSM", "running", "merges equal pages: mapcounts and sharing move")
+    thp = _chosen(_read("/sys/kernel/mm/transparent_hugepage/enabled"))
+    if thp == "always":
+        yield Confounder("huge pages", "always", "memory grows in steps of 2 MiB; RSS is noisy")
+    swaps = _read("/proc/swaps").splitlines()[1:]
+    if swaps:
+        yield Confounder("swap", f"{len(swaps)} areas", "pages leave RSS; dirty counts them still")
+    unevictable = _meminfo("Unevictable")
+    if unevictable:
+        yield Confounder(
+            "locked memory",
+            f"{unevictable} kB on this host",
+            "A of pages that others map too stays unknown without frames",
+        )
+
+
+def _glob(folder: str, pattern: str) -> list[Path]:
+    try:
+        return sorted(Path(folder).glob(pattern))
+    except OSError:
+        return []
+
+
+def _chosen(text: str) -> str:
+    """``always [madvise] never`` → ``madvise``."""
+    return text.partition("[")[2].partition("]")[0]
+
+
+def _meminfo(key: str) -> int:
+    for line in _read("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0])
+    return 0
+
+
+def header_line() -> str:
+    """One line for pytest's header: what is seen, and what moves."""
+    seen = [s.name for s in sources() if s.works]
+    frames = "frames, " if {"pfn", "kpageflags", "kpagecount"} <= set(seen) else ""
+    basic = [name for name in ("pagemap", "smaps", "numa_maps") if name in seen]
+    line = f"pmaps: sees {frames}{', '.join(basic)}"
+    moving = [f"{c.name} {c.state}" for c in confounders() if c.name in ("DAMON", "MGLRU", "KSM")]
+    return f"{line}; watch out: {', '.join(moving)}" if moving else line

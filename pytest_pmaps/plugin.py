@@ -1,0 +1,82 @@
+"""Entry point of the pytest plugin: hooks that pytest calls by name, and the fixtures.
+
+pytest loads this in every session, used or not: it imports nothing but pytest, the standard
+library and a few small modules of this package.  The engine comes with the first fixture used.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ._plugin import marks, options
+from ._plugin.controller import Controller
+from ._plugin.directory import FindsTemporary
+from ._plugin.fixtures import pmaps, pmaps_snapshot
+from ._plugin.session import SESSION, Session
+
+if TYPE_CHECKING:
+    # For annotations in tests: ``def test_it(pmaps: Pmaps) -> None``.
+    from ._plugin.facade import Pmaps as Pmaps, TakeSnapshot as TakeSnapshot
+
+__all__ = ["pmaps", "pmaps_snapshot"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare --pmaps-* and pmaps_*."""
+    options.declare(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare pytest_pmaps_*."""
+    from . import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options, and watch the tests of this session."""
+    marks.declare(config)
+    settings = options.read(config)
+    session = Session(config, settings)
+    config.stash[SESSION] = session
+    config.pluginmanager.register(session, "pmaps-session")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Controller(config, session), "pmaps-controller")
+    if settings.report:
+        config.pluginmanager.register(FindsTemporary(session.directory), "pmaps-directory")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what this host shows and what moves, where somebody asked for this plugin."""
+    if not config.stash[SESSION].settings.given:
+        return None
+    from .errors import PmapsError
+    from .host import header_line
+
+    try:
+        return header_line()
+    except PmapsError as exc:
+        return f"pmaps: {exc}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> object:
+    """Refuse markers that cannot be read."""
+    made = yield
+    marks.check(collector, made)
+    return made
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Say why a plain ``assert`` about one of our objects failed."""
+    # Nothing of ours can be compared where these were never imported.
+    counts = sys.modules.get("pytest_pmaps.counts")
+    snapshots = sys.modules.get("pytest_pmaps.snapshots")
+    if snapshots and isinstance(right, snapshots.Snapshot) and op in ("in", "not in"):
+        from .report.failure import explain_membership
+
+        return explain_membership(left, op, right)
+    return counts.explain(left, op, right) if counts else None

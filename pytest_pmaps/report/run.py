@@ -1,0 +1,212 @@
+"""``run.json``, the one artefact of a session, and its summary for the terminal.
+
+.. code-block:: text
+
+    {"format": "pytest-pmaps run", "version": 1,
+     "session": {"python": "3.11.2", "kernel": "6.12.8", "machine": "x86_64", "page_size": 4096,
+                 "sources": ["maps", ...], "pytest": "9.2.0", "exit_status": 1},
+     "tests": [{"nodeid": "test_a.py::test_b", "attempt": 1, "worker": "gw0",
+                "phase": "call", "outcome": "failed",
+                "kind": "footprint", "headline": "libfoo.so.1 text: 3 dirty pages ...",
+                "maps": ["maps/test_a.py-test_b-....pmaps", ...], "problems": [],
+                "measured": [{"pid": 42, "comm": "python", "verdict": "complete",
+                              "rss": [lo, hi], "dirty": [lo, hi], "new_dirty": [lo, hi], ...}]}]}
+
+Numbers are bytes, as intervals ``[lo, hi]``; null is an end that is not known.
+``new_dirty`` and ``rss_growth`` are there where a test took two snapshots of a process.
+``maps`` are relative to run.json; beside each ``.pmaps`` lies a ``.json`` that holds everything.
+Tests that were measured are listed, and tests that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["FORMAT", "VERSION", "Entry", "Run", "TestDetails"]
+
+FORMAT = "pytest-pmaps run"
+VERSION = 1
+
+#: From the best to the worst that a test's phases can give.
+_OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "rerun", "failed", "error")
+_FAILED = ("failed", "error")
+
+Interval = list[int | None]
+
+
+@dataclass(slots=True)
+class TestDetails:
+    """What one attempt of one test adds; builtin values only, since it travels as JSON.
+
+    ``phase`` is the one that failed, else ``call``.
+    ``kind`` is ``footprint`` or ``undetermined`` where the test failed for that.
+    ``folder`` is where ``maps`` lie.
+    """
+
+    attempt: int = 1
+    worker: str = ""
+    phase: str = "call"
+    kind: str = ""
+    headline: str = ""
+    folder: str = ""
+    maps: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+
+    # Not a test class, whatever pytest thinks of its name.
+    __test__ = False
+
+    def dumps(self) -> str:
+        """As JSON in one line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str) -> TestDetails:
+        """Read what dumps() wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One attempt of one test, as far as its phases have been reported."""
+
+    nodeid: str
+    outcome: str = "passed"
+    details: TestDetails = field(default_factory=TestDetails)
+
+    def add(self, phase: str, outcome: str, details: TestDetails | None) -> None:
+        """Another phase was reported; the worst outcome stays, the latest details count."""
+        if _OUTCOMES.index(outcome) > _OUTCOMES.index(self.outcome):
+            self.outcome = outcome
+        if details is not None:
+            self.details = details
+        elif outcome in _FAILED:
+            self.details.phase = phase
+
+    @property
+    def failed(self) -> bool:
+        """Whether the test failed in the end."""
+        return self.outcome in _FAILED
+
+    @property
+    def told(self) -> bool:
+        """Whether run.json lists it."""
+        return self.failed or self.outcome == "rerun" or bool(self.details.measured)
+
+    def as_json(self) -> dict[str, Any]:
+        """One of the ``tests``."""
+        fields = asdict(self.details)
+        del fields["folder"]
+        measured = [
+            {k: v for k, v in m.items() if k not in ("page_size", "sources")}
+            for m in fields.pop("measured")
+        ]
+        return {"nodeid": self.nodeid, "outcome": self.outcome, **fields, "measured": measured}
+
+
+class Run:
+    """All of one session."""
+
+    def __init__(self, versions: dict[str, str]) -> None:
+        self._versions = versions
+        self._entries: dict[tuple[str, int, str], Entry] = {}
+
+    def add(self, nodeid: str, phase: str, outcome: str, details: TestDetails | None,
+            attempt: int = 1, worker: str = "") -> None:  # fmt: skip
+        """A phase of a test was reported; ``attempt`` and ``worker`` where details say none."""
+        if details is not None:
+            attempt, worker = details.attempt, details.worker
+        key = (nodeid, attempt, worker)
+        if key not in self._entries:
+            nothing = TestDetails(attempt=attempt, worker=worker)
+            self._entries[key] = Entry(nodeid, details=nothing)
+        self._entries[key].add(phase, outcome, details)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The tests that are told of, in the order in which they were first reported."""
+        return [entry for entry in self._entries.values() if entry.told]
+
+    def dumps(self, exit_status: int) -> str:
+        """The file's text."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "session": {**self._session(), "exit_status": exit_status},
+                "tests": [entry.as_json() for entry in self.entries],
+            },
+            indent=1,
+        )
+
+    def _session(self) -> dict[str, Any]:
+        seen = {source: None for m in self._measured() for source in m["sources"]}
+        return {
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "page_size": next((m["page_size"] for m in self._measured()), resource.getpagesize()),
+            "sources": list(seen),
+            **self._versions,
+        }
+
+    def _measured(self) -> Iterator[dict[str, Any]]:
+        for entry in self.entries:
+            yield from entry.details.measured
+
+    # ---- for people
+
+    def headlines(self, kinds: Iterable[str]) -> list[tuple[str, str]]:
+        """Pairs of node id and headline of what failed for its footprint."""
+        wanted = tuple(kinds)
+        return [
+            (entry.nodeid, entry.details.headline)
+            for entry in self.entries
+            if entry.failed and entry.details.kind in wanted
+        ]
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Pairs of node id and what went wrong in reporting on it."""
+        return [(e.nodeid, problem) for e in self.entries for problem in e.details.problems]
+
+    def table(self, width: int, limit: int | None) -> list[str]:
+        """What was measured, a row for each test and process; [] where nothing was."""
+        from .text import table  # needs the engine, and writing run.json does not
+
+        rows = [
+            [_test(entry), *_cells(m)] for entry in self.entries for m in entry.details.measured
+        ]
+        if not rows:
+            return []
+        shown = rows[:limit]
+        lines = table(["test", "process", "rss", "dirty", "new dirty", "capture"], shown, width)
+        more = len(rows) - len(shown)
+        return [*lines, f"… {more:,} more rows (-v shows more, run.json all)"] if more else lines
+
+
+def _test(entry: Entry) -> str:
+    attempt = entry.details.attempt
+    return f"{entry.nodeid} (attempt {attempt})" if attempt > 1 else entry.nodeid
+
+
+def _cells(measured: dict[str, Any]) -> list[str]:
+    numbers = [_span(measured.get(name)) for name in ("rss", "dirty", "new_dirty")]
+    return [f"{measured['comm']} {measured['pid']}", *numbers, measured["verdict"]]
+
+
+def _span(interval: Interval | None) -> str:
+    from .text import format_bytes_short
+
+    if interval is None:
+        return "-"
+    lo, hi = interval
+    if lo is None or hi is None:
+        return "?"
+    if lo == hi:
+        return format_bytes_short(lo)
+    return f"{format_bytes_short(lo)}..{format_bytes_short(hi)}"

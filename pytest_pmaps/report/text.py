@@ -1,0 +1,125 @@
+"""Maps and tables as plain text, 80 columns unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..counts import Count, format_bytes
+from ..metrics import Counted
+from ..model import Fact, PageRange
+from ..rfctext import header_line, range_lines
+from ..snapshots import Mapping, Selection, Snapshot
+
+__all__ = ["amount", "mapping_line", "rfc_lines", "summary_table", "table", "verdict_lines"]
+
+
+def mapping_line(mapping: Mapping) -> str:
+    """One mapping as /proc/PID/maps prints it."""
+    return header_line(mapping.info).rstrip("\n")
+
+
+def rfc_lines(selection: Counted, fact: Fact | None = None) -> Iterator[str]:
+    """The RFC's form of a selection: each mapping's line, then its ranges.
+
+    With a fact only ranges for which it holds or may hold, and only mappings that have some;
+    ranges that the RFC does not list (swapped out, say) are then marked with what they are.
+    """
+    for window in selection.windows:
+        info = selection.columns.mappings[window.mapping]
+        ranges: Iterable[PageRange] = selection.columns.ranges(window)
+        if fact is not None:
+            ranges = [r for r in ranges if r.fact(fact) is not False]
+            if not ranges:
+                continue
+        yield header_line(info).rstrip("\n")
+        if fact is None:
+            yield from range_lines(ranges)
+        else:
+            yield from _marked_lines(ranges, fact)
+
+
+def _marked_lines(ranges: Iterable[PageRange], fact: Fact) -> Iterator[str]:
+    for found in ranges:
+        line = next(range_lines([found]), None)
+        note = "" if found.fact(fact) else "  (unknown)"
+        if line is None:
+            line, note = f"{found.index}\t{found.count}\t-------\t-", f"  ({_unlisted(found)})"
+        yield line + note
+
+
+def _unlisted(found: PageRange) -> str:
+    if found.fact(Fact.RACED):
+        return "changed while it was captured"
+    if found.fact(Fact.SWAPPED):
+        return "swapped out"
+    return "zero page" if found.fact(Fact.ZERO) else "not present"
+
+
+def amount(count: Count) -> str:
+    """A count for a table cell: ``12 KiB``, ``8..20 KiB``, ``?`` where no bound is known."""
+    lo, hi = count.bytes.bounds
+    if lo is None or hi is None:
+        return "?"
+    if lo == hi:
+        return format_bytes_short(lo)
+    return f"{format_bytes_short(lo)}..{format_bytes_short(hi)}"
+
+
+def format_bytes_short(number: int) -> str:
+    """Bytes to three or four digits, for tables: ``1.4 MiB``; exact below 10 KiB."""
+    size, unit = abs(number), "KiB"
+    if size < 10 * 1024 and size % 1024 == 0:
+        return format_bytes(number) if size else "0"
+    value = size / 1024
+    for larger in ("MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    shown = f"{value:.1f}" if value < 100 and value % 1 else f"{value:.0f}"
+    return f"{'-' if number < 0 else ''}{shown} {unit}"
+
+
+def table(head: list[str], rows: list[list[str]], width: int = 80) -> list[str]:
+    """Rows under a head; the first column takes what room the others leave, cut in its middle."""
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns[1:]]
+    first = max(8, min(max(map(len, columns[0])), width - sum(widths) - 2 * len(widths)))
+    return [
+        "  ".join([_cut(cells[0], first).ljust(first)]
+                  + [c.rjust(w) for c, w in zip(cells[1:], widths, strict=True)]).rstrip()
+        for cells in [head, *rows]
+    ]  # fmt: skip
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
+
+
+_SUMMARY = ("rss", "pss", "dirty", "swap")
+
+
+def summary_table(snapshot: Snapshot, width: int = 80) -> list[str]:
+    """What each file (and [heap], [anon], …) holds, largest first, and the total."""
+    groups: dict[str, list[Mapping]] = {}
+    for mapping in snapshot.mappings:
+        groups.setdefault(mapping.label, []).append(mapping)
+    selections = [
+        Selection(snapshot, tuple(w for m in group for w in m.windows), name)
+        for name, group in groups.items()
+    ]
+    selections.sort(key=lambda s: s.rss.bytes.bounds[1] or 0, reverse=True)
+    rows = [[s.label, *(amount(s.metric(m)) for m in _SUMMARY)] for s in selections]
+    total = ["total", *(amount(snapshot.metric(m)) for m in _SUMMARY)]
+    return table(["mapping", *_SUMMARY], [*rows, total], width)
+
+
+def verdict_lines(snapshot: Snapshot, limit: int = 5) -> list[str]:
+    """The verdict in one line, and the first reasons for it where it is not a good one."""
+    verdict = snapshot.verdict
+    head = f"capture of {snapshot.comm} {snapshot.pid}: {verdict.label}"
+    lines = [head, *(f"  {reason}" for reason in verdict.reasons[:limit])]
+    more = len(verdict.reasons) - limit
+    return [*lines, f"  ... and {more} more"] if more > 0 else lines

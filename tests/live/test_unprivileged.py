@@ -1,0 +1,75 @@
+"""Without frames: less is decided, and nothing of it contradicts what root sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from oracle.agreement import (
+    Comparison,
+    agree,
+    around_as,
+    as_nobody,
+    inside_userns_of,
+    without_admin,
+)
+from oracle import reader, targets
+
+from pytest_pmaps import Source
+
+WHO = ("nobody", "root without CAP_SYS_ADMIN", "root of a user namespace")
+
+
+def prefix_for(who: str, pid: int) -> list[str]:
+    """How to become somebody."""
+    prefixes: dict[str, Callable[[], list[str]]] = {
+        WHO[0]: as_nobody,
+        WHO[1]: without_admin,
+        WHO[2]: lambda: inside_userns_of(pid),
+    }
+    return prefixes[who]()
+
+
+def start(who: str, zoo: Path, *args: str | Path):
+    """Start a target that this somebody may look at."""
+    if who == WHO[2]:
+        return targets.running("/usr/bin/unshare", "--user", "--map-root-user", zoo, *args)
+    return targets.running(zoo, *args, uid=targets.NOBODY if who == WHO[0] else None)
+
+
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("state", targets.ZOO_STATES)
+def test_no_decided_fact_is_wrong(zoo: Path, public: Path, who: str, state: str):
+    """Constructed states, on a stopped target."""
+    reader.require_frames()
+    if state == "tmpfs" and who == WHO[0]:
+        pytest.skip("the target makes its file where nobody may not")
+    with start(who, zoo, state, public) as (pid, info), reader.stopped(pid):
+        captured, result = agree(lambda: around_as(prefix_for(who, pid), pid), info)
+        assert Source.KPAGEFLAGS not in captured.sources
+        assert result.share("WRITEBACK") == 1
+
+
+def test_enough_is_decided_over_real_programs(public: Path):
+    """As nobody: dirty of private files always, P or D, A, W, U almost always; none wrong."""
+    reader.require_frames()
+    total, seen = Comparison(), []
+    for program in targets.real_programs(public):
+        own = targets.Program(program.name, program.argv, program.say, targets.NOBODY)
+        try:
+            with targets.idle(own) as pid, reader.stopped(pid):
+                _, result = agree(lambda: around_as(as_nobody(), pid))  # noqa: B023
+        except (targets.Unavailable, OSError):
+            continue  # not to be run by nobody, or not for long
+        seen.append(program.name)
+        total.pages += result.pages
+        total.decided += result.decided
+    print(len(seen), "programs,", total.pages, "pages:", ", ".join(seen))
+    for fact in ("PORD", "ACTIVE", "WRITEBACK", "UPTODATE", "MAPCOUNT", "TOUCHED", "DIRTY"):
+        print(f"  {fact}: {total.share(fact):.1%}")
+    assert len(seen) >= 10
+    assert total.decided["FILE_PRIVATE_DIRTY"] == total.decided["FILE_PRIVATE_PAGES"]
+    assert total.share("PORD") >= 0.95
+    assert total.share("WRITEBACK") == 1
+    assert total.share("UPTODATE") >= 0.99

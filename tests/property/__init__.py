@@ -1,0 +1,1 @@
+"""Properties that hold for everything that Hypothesis and mutation think of."""
