@@ -460,6 +460,21 @@ static void tell_lazyfree_from_frames(struct view *v)
     }
 }
 
+/* Copying a page on write leaves P on the copy, and it stays until the page is swapped
+ * out (or given back by MADV_FREE, which file mappings refuse).  So where there is no
+ * swap, and as many pages are dirty as there are copies, they are the copies.  (A copy
+ * made by a long-term pin for reading is clean; then the numbers differ.) */
+static void tell_copies_dirty(struct view *v, int64_t dirty)
+{
+    bool file = !v->shared && v->m->kind == PM_KIND_FILE;
+    if (!v->steady || !file || v->c->swap_seen || count_open(v, PM_ANON) ||
+        dirty != (int64_t)count_set(v, PM_ANON))
+        return;
+    for (size_t i = 0; i < v->n; i++)
+        if (is(v, i, PM_ANON))
+            decide_open(v, i, PM_PORD, true, PM_SRC_SMAPS);
+}
+
 static void tell_dirty_bits(struct view *v)
 {
     bool readonly = never_written(v);
@@ -472,9 +487,11 @@ static void tell_dirty_bits(struct view *v)
             decide_open(v, i, PM_PTEDIRTY, false, PM_SRC_PAGEMAP);
         link_p_and_d(v, i);
     }
-    settle_or(v, PM_PORD, PM_NORMAL,
-              sum(pages_of(v, PM_C_PRIVATE_DIRTY), pages_of(v, PM_C_SHARED_DIRTY)), PM_SRC_SMAPS,
-              PM_T_DIRTY);
+    int64_t private = pages_of(v, PM_C_PRIVATE_DIRTY), shared = pages_of(v, PM_C_SHARED_DIRTY);
+    settle_or(v, PM_PORD, PM_EXCLUSIVE, private, PM_SRC_SMAPS, PM_T_DIRTY);
+    settle_or(v, PM_PORD, PM_SHARED, shared, PM_SRC_SMAPS, PM_T_DIRTY);
+    tell_copies_dirty(v, sum(private, shared));
+    settle_or(v, PM_PORD, PM_NORMAL, sum(private, shared), PM_SRC_SMAPS, PM_T_DIRTY);
     for (size_t i = 0; i < v->n; i++)
         if (!raced(v, i) && is(v, i, PM_NORMAL))
             split_p_and_d(v, i);

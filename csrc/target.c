@@ -128,18 +128,19 @@ static int open_file(struct pm__capture *c, const char *name, enum pm_stage stag
     return 0;
 }
 
-static bool host_has_unevictable(struct pm__capture *c)
+/* Whether meminfo says that there is some of it; where it does not say, there may be. */
+static void look_at_host(struct pm__capture *c)
 {
     char *buf = c->scratch;
+    ssize_t got = 0;
     int fd = c->io->open(c->io->ctx, AT_FDCWD, "/proc/meminfo", O_RDONLY);
-    if (fd < 0)
-        return true;
-    ssize_t got = pm__pread_full(c->io, fd, buf, 16384 - 1, 0);
-    c->io->close(c->io->ctx, fd);
-    if (got <= 0)
-        return true;
-    buf[got] = '\0';
-    return status_kb(buf, "\nUnevictable:") != 0;
+    if (fd >= 0) {
+        got = pm__pread_full(c->io, fd, buf, 16384 - 1, 0);
+        c->io->close(c->io->ctx, fd);
+    }
+    buf[got > 0 ? got : 0] = '\0';
+    c->unevictable_seen = status_kb(buf, "\nUnevictable:") != 0;
+    c->swap_seen = status_kb(buf, "\nSwapTotal:") != 0 || status_kb(buf, "\nSwapCached:") != 0;
 }
 
 /* Opens everything before anything is read, so that all of it is one process's. */
@@ -157,7 +158,7 @@ int pm__target_open(struct pm__capture *c)
     c->numa = c->io->open(c->io->ctx, c->dir, "numa_maps", O_RDONLY);
     c->kpageflags = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpageflags", O_RDONLY);
     c->kpagecount = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpagecount", O_RDONLY);
-    c->unevictable_seen = host_has_unevictable(c);
+    look_at_host(c);
     return 0;
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.hookspec
-def pytest_pmaps_targets(item: pytest.Item) -> Iterable[object] | None:  # type: ignore[empty-body]
+def pytest_pmaps_targets(item: pytest.Item) -> Iterable[object] | None:
     """More processes to dump when this test fails.
 
     Return targets as ``pytest_pmaps.snapshot`` takes them (a pid, a ``Popen``, …), or pairs
@@ -35,7 +35,7 @@ def pytest_pmaps_classify(mapping: Mapping) -> str | None:
 
 
 @pytest.hookspec
-def pytest_pmaps_report_sections(  # type: ignore[empty-body]
+def pytest_pmaps_report_sections(
     item: pytest.Item, report: pytest.TestReport, snapshots: Sequence[Snapshot]
 ) -> Iterable[tuple[str, str]] | None:
     """Sections to add to the report of a failed phase, as pairs ``(title, text)``.

@@ -7,7 +7,7 @@ library and a few small modules of this package.  The engine comes with the firs
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -19,7 +19,9 @@ from ._plugin.session import SESSION, Session
 
 if TYPE_CHECKING:
     # For annotations in tests: ``def test_it(pmaps: Pmaps) -> None``.
-    from ._plugin.facade import Pmaps as Pmaps, TakeSnapshot as TakeSnapshot
+    from ._plugin.facade import Pmaps as Pmaps
+    from ._plugin.facade import TakeSnapshot as TakeSnapshot
+    from .select import Selector
 
 __all__ = ["pmaps", "pmaps_snapshot"]
 
@@ -78,5 +80,5 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     if snapshots and isinstance(right, snapshots.Snapshot) and op in ("in", "not in"):
         from .report.failure import explain_membership
 
-        return explain_membership(left, op, right)
+        return explain_membership(cast("Selector", left), op, right)
     return counts.explain(left, op, right) if counts else None

@@ -61,7 +61,7 @@ class Controller:
             self.session.directory.tell(told.folder)
         self.run.add(
             report.nodeid,
-            report.when or "",
+            report.when,
             _outcome(report),
             told,
             attempt=getattr(report, "rerun", 0) + 1,

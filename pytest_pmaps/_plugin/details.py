@@ -39,9 +39,9 @@ _ATTEMPT = pytest.StashKey[tuple[int, str]]()
 def begin(item: pytest.Item, attempt: int, worker: str) -> None:
     """A test begins, perhaps once more."""
     item.stash[_ATTEMPT] = attempt, worker
-    for key in (_DETAILS, _MEASURED):
-        if key in item.stash:
-            del item.stash[key]
+    if _DETAILS in item.stash:
+        del item.stash[_DETAILS]
+    item.stash[_MEASURED] = 0
     _replace(item.user_properties, [])
 
 
@@ -58,7 +58,7 @@ def of(item: pytest.Item) -> TestDetails:
 def measure(item: pytest.Item) -> None:
     """Note the numbers of what the test itself captured, if there is something new to note."""
     record = records.own(item)
-    if not record.pairs or item.stash.get(_MEASURED, None) == record.changes:
+    if not record.pairs or item.stash.get(_MEASURED, 0) == record.changes:
         return
     item.stash[_MEASURED] = record.changes
     details = of(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -39,6 +40,10 @@ def tell(
     details.fail(item, report)
 
 
+#: pytest has formatted the traceback by then, and we have done our part.
+_UNTIL_NOW = "the test's only snapshot (with pytest's own work on the failure)"
+
+
 class _Target(NamedTuple):
     """A process to dump; ``process`` None where only a hook knows it."""
 
@@ -63,8 +68,8 @@ class _Teller:
         self.failure = call.excinfo.value if call.excinfo else None
         self.pairs = records.of_item(item)
         self.details = details.of(item)
-        self.fresh: dict[records.Process, Snapshot] = {}
         self.story = Story()
+        self._saved_names: dict[int, str] = {}
 
     def trouble(self, line: str) -> None:
         """Tell of something that went wrong here, in the report and in the summary."""
@@ -75,7 +80,7 @@ class _Teller:
 
     def note_headline(self) -> None:
         """Keep the story's first line for the summary, JUnit and run.json."""
-        self.details.phase = self.report.when or "call"
+        self.details.phase = self.report.when
         self.details.kind, self.details.headline = "", ""
         for exc in _leaves(self.failure):
             if isinstance(exc, FootprintError | Undetermined):
@@ -101,9 +106,10 @@ class _Teller:
 
     def add_sections(self) -> None:
         """Those of other plugins."""
-        snapshots = [s for pair in self.pairs.values() for s in dict.fromkeys(pair)]
-        snapshots += [d.snapshot for d in self.story.dumps if d.snapshot not in (None, *snapshots)]
-        snapshots.sort(key=lambda s: s.columns.captured_ns)
+        dumped = (dump.snapshot for dump in self.story.dumps if dump.snapshot)
+        known = [*itertools.chain.from_iterable(self.pairs.values()), *dumped]
+        distinct = {id(one.columns): one for one in known}.values()
+        snapshots = sorted(distinct, key=lambda one: one.columns.captured_ns)
         for found in self.item.ihook.pytest_pmaps_report_sections(
             item=self.item, report=self.report, snapshots=snapshots
         ):
@@ -135,7 +141,7 @@ class _Teller:
         if taken is not None:
             return Dump(f"{who}, now", taken, *self._saved(taken))
         last = self.pairs[target.process].last if target.process else None
-        if last is None:
+        if last is None or id(last.columns) in self._saved_names:
             return Dump(who, note=note)
         saved, problem = self._saved(last)
         return Dump(f"{who}, at the test's last snapshot", last, saved, problem or note)
@@ -154,8 +160,7 @@ class _Teller:
             if first is not last:
                 yield Change(_who(last), "the test's first snapshot", first, last)
             elif process in now:
-                since = "the test's only snapshot, until it failed"
-                yield Change(_who(first), since, first, now[process])
+                yield Change(_who(first), _UNTIL_NOW, first, now[process])
 
     def _view(self) -> View:
         hook = self.item.ihook.pytest_pmaps_classify
@@ -174,10 +179,12 @@ class _Teller:
     # ---- where it goes
 
     def _saved(self, snapshot: Snapshot, tag: str = "") -> tuple[str, str]:
-        """Where a snapshot was saved, or why it was not."""
+        """The name of the file that a snapshot was saved in, or why it was not."""
+        if id(snapshot.columns) in self._saved_names:
+            return self._saved_names[id(snapshot.columns)], ""
         parts = (
             _safe(self.item.nodeid),
-            self.report.when or "call",
+            self.report.when,
             str(self.details.attempt),
             str(snapshot.pid),
             tag,
@@ -190,7 +197,9 @@ class _Teller:
             return "", f"its map could not be saved: {exc}"
         self.details.folder = self.session.directory.known
         self.details.maps.append(str(path.relative_to(self.details.folder)))
-        return str(path), ""
+        self.story.folder = str(path.parent)
+        self._saved_names[id(snapshot.columns)] = path.name
+        return path.name, ""
 
     def _add(self, title: str, text: str) -> None:
         if not text:

@@ -46,6 +46,6 @@ def undetermined(item: pytest.Item, settings: Settings) -> str:
 def _wrong(item: pytest.Item) -> str | None:
     for mark in item.iter_markers(_NAME):
         if mark.kwargs or len(mark.args) != 1 or mark.args[0] not in UNDETERMINED:
-            given = ", ".join([*map(repr, mark.args), *(f"{k}={v!r}" for k, v in mark.kwargs.items())])
-            return f"{item.nodeid}: {_NAME} takes 'error' or 'skip', not ({given})"
+            given = [*map(repr, mark.args), *(f"{k}={v!r}" for k, v in mark.kwargs.items())]
+            return f"{item.nodeid}: {_NAME} takes 'error' or 'skip', not ({', '.join(given)})"
     return None

@@ -100,7 +100,7 @@ def _report_dir(config: pytest.Config) -> Path | None:
         folder = config.inipath.parent if config.inipath else config.rootpath
     if not given:
         return None
-    path = folder / given
+    path = folder / str(given)
     if path.exists() and not path.is_dir():
         raise pytest.UsageError(f"pmaps_report_dir: {path} is no folder")
     return path

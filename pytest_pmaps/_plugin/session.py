@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from ..errors import undetermined_policy
-from . import marks, records
+from . import details, marks, records
 from .directory import Directory
 from .options import Settings
 
 if TYPE_CHECKING:
     from ..snapshots import Snapshot
-    from .details import Details
 
 __all__ = ["SESSION", "Session"]
 
@@ -58,9 +57,7 @@ class Session:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """A test, or its next attempt, begins."""
-        from .details import begin
-
-        begin(item, records.begin(item), self.worker)
+        details.begin(item, records.begin(item), self.worker)
         marks.refuse(item)
         with self._runs(item):
             return (yield)
@@ -115,8 +112,6 @@ class Session:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Outermost: whether a test failed is known when everybody has had their say (xfail)."""
-        from . import details
-
         captured = records.taken_for(item)
         if captured:
             details.measure(item)

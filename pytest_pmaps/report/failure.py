@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from .._native import NewRange, Window
@@ -59,7 +60,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """A snapshot that belongs to the failure, and where it was saved (``.json`` beside it).
+    """A snapshot that belongs to the failure, and the name of the file that holds it.
 
     ``note`` says why there is none, or what is wrong with it.
     """
@@ -72,19 +73,21 @@ class Dump:
 
 @dataclass(slots=True)
 class Story:
-    """Everything that a section tells."""
+    """Everything that a section tells; ``folder`` is where the saved maps lie."""
 
     evidence: list[Evidence] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     dumps: list[Dump] = field(default_factory=list)
+    folder: str = ""
 
 
 def section(story: Story, view: View) -> str:
     """The whole section; a part that cannot be made leaves a line and does not hide the others."""
     blocks = [
-        *(_safely(lambda e=e: _evidence(e, view)) for e in story.evidence),
-        *(_safely(lambda c=c: _change(c, view)) for c in story.changes),
-        *(_safely(lambda d=d: _dump(d, view)) for d in story.dumps),
+        *(_safely(partial(_evidence, evidence, view)) for evidence in story.evidence),
+        *(_safely(partial(_change, change, view)) for change in story.changes),
+        *(_safely(partial(_dump, dump, view)) for dump in story.dumps),
+        _where(story),
     ]
     return plain("\n\n".join("\n".join(block) for block in blocks if block))
 
@@ -269,11 +272,17 @@ def _dump(dump: Dump, view: View) -> Iterator[str]:
         yield f"{dump.who}: {numbers}; capture {snapshot.verdict.label}"
         yield from verdict_lines(snapshot)[1:]
     if dump.note:
-        yield f"{dump.who}: {dump.note}"
+        yield f"{dump.who}: {dump.note}" if snapshot is None else f"  {dump.note}"
     if dump.saved:
-        yield f"map saved in {dump.saved} (all of it in .json)"
+        yield f"  map: {dump.saved}"
     if snapshot is not None and (view.tables or view.verbosity > 0):
         yield from summary_table(snapshot, view.width)
+
+
+def _where(story: Story) -> list[str]:
+    if not any(dump.saved for dump in story.dumps):
+        return []
+    return [f"maps are in {story.folder}", "(.pmaps: the RFC's text; .json beside it: everything)"]
 
 
 # ---- plain asserts

@@ -362,7 +362,8 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     case FK_MARKER: return PM_PE_SWAP | PM_PE_UFFDWP;
     case FK_MIGRATING_FILE: e |= PM_PE_FILE; /* fall through */
     case FK_MIGRATING_ANON: return e | PM_PE_SWAP | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
-    case FK_ZERO:
+    case FK_ZERO: /* the huge one has a struct page, which is not anonymous */
+        return e | PM_PE_PRESENT | frame | (p->huge ? PM_PE_FILE : 0);
     case FK_PFN: return e | PM_PE_PRESENT | frame;
     default: break;
     }
@@ -591,8 +592,8 @@ static inline size_t fk_read_bytes(const void *from, size_t len, void *buf, size
 
 static inline size_t fk_read_pagemap(struct fake *f, uint64_t *buf, size_t n, uint64_t offset)
 {
-    if (offset < f->pagemap_end)
-        f->pagemap_pass += offset < f->pagemap_end || f->pagemap_pass < 0;
+    if (offset < f->pagemap_end) /* begins again at the lowest address */
+        f->pagemap_pass++;
     f->pagemap_end = offset + n;
     f->pagemap_reads++;
     const struct fk_world *w = fk_now(f, f->pagemap_pass > 0 ? FK_PAGEMAP2 : FK_PAGEMAP1);

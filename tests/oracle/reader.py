@@ -844,33 +844,33 @@ def reconcile_all(state: ProcessState) -> list[str]:
     ]
 
 
-def contradictions(pid: int, tries: int = 40) -> tuple[list[str], list[str]]:
+def contradictions(pid: int, tries: int = 40, lasting: int = 10) -> tuple[list[str], list[str]]:
     """Reconcile a process that holds still until every mapping has added up once.
 
-    Gives the contradictions that never went away, and the names of mappings of which no two reads
-    were alike: nothing is said of those.  What others do to shared pages comes and goes; a reader
-    that is wrong is wrong every time.
+    Gives the contradictions of mappings that were alike in two reads ``lasting`` times and never
+    added up, and the names of mappings that were not alike often enough to say anything.  What
+    others do to shared pages comes and goes; a reader that is wrong is wrong every time.
     """
     before = read(pid)
-    pending: dict[int, list[str]] = {}
-    restless: dict[int, str] = {mapping.start: mapping.name for mapping in before.mappings}
-    proven: set[int] = set()
+    open_ones = {mapping.start: mapping.name for mapping in before.mappings}
+    seen: dict[int, int] = {}
+    wrong: dict[int, list[str]] = {}
     for _ in range(tries):
         after = read(pid)
         for mapping in both(before, after).mappings:
-            if mapping.start in proven or mapping.unstable or not mapping.steady:
+            if mapping.start not in open_ones or mapping.unstable or not mapping.steady:
                 continue
-            restless.pop(mapping.start, None)
+            seen[mapping.start] = seen.get(mapping.start, 0) + 1
             lines = reconcile(mapping)
-            if lines:
-                pending[mapping.start] = lines
-            else:
-                proven.add(mapping.start)
-                pending.pop(mapping.start, None)
-        if not pending and not restless:
+            if not lines:
+                del open_ones[mapping.start]
+            elif seen[mapping.start] == lasting:
+                wrong[mapping.start] = lines
+                del open_ones[mapping.start]
+        if not open_ones:
             break
         before = after
-    return [line for lines in pending.values() for line in lines], list(restless.values())
+    return [line for lines in wrong.values() for line in lines], list(open_ones.values())
 
 
 def rfc_ranges(mapping: MappingState) -> list[tuple[int, int, str, int]]:
