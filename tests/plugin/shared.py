@@ -15,7 +15,7 @@ __attribute__((aligned(PAGE))) int foo_text(void) { return 42; }
 int foo_patch(void)
 {
     char *page = (char *)foo_text;
-    if (mprotect(page, 1, PROT_READ | PROT_WRITE)) return -1;
+    if (mprotect(page, 1, PROT_READ | PROT_WRITE | PROT_EXEC)) return -1;
     *(volatile char *)page += 0;
     return mprotect(page, 1, PROT_READ | PROT_EXEC);
 }
