@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ def build_libfoo(folder: Path) -> Path:
 
 
 @pytest.fixture
-def foo(tmp_path: Path) -> ctypes.CDLL:
-    """A fresh copy of libfoo, loaded: each test has pages of its own."""
-    return ctypes.CDLL(str(build_libfoo(tmp_path)))
+def foo(tmp_path: Path) -> Iterator[ctypes.CDLL]:
+    """A fresh copy of libfoo, loaded for one test: each has pages of its own."""
+    library = ctypes.CDLL(str(build_libfoo(tmp_path)))
+    yield library
+    # Or the next test's "libfoo" would be two files; ctypes has no public way.
+    ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))

@@ -1,4 +1,6 @@
-"""Fails on purpose, to show what a failure looks like: pytest examples/fails_on_purpose.py
+"""Fails on purpose, to show what a failure looks like.
+
+    pytest examples/fails_on_purpose.py
 
 Its name keeps it out of ``pytest examples/``; test_on_purpose.py runs it and reads the report.
 """

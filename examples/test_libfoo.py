@@ -1,4 +1,4 @@
-"""A C extension's author: what does my library hold, and what did this call write?"""
+"""A C extension's author asks what the library holds, and what a call wrote."""
 
 from __future__ import annotations
 

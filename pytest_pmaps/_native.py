@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from .errors import AccessDenied, FormatError, PmapsError, ProcessGone, Unsupported
 from .model import COUNTERS, MAPCOUNT, Fact, Kind, PageRange, Source
@@ -62,7 +62,8 @@ class Window(NamedTuple):
     end: int
 
 
-class NewRange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class NewRange:
     """Pages that are new; ``sure`` False: that may be."""
 
     page: int
@@ -370,15 +371,16 @@ class Columns:
 
     def buffers(self) -> dict[str, memoryview]:
         """The columns themselves, read-only, one element a range; they keep the snapshot alive."""
-        types = {"page": "Q", "count": "Q", "set": "I", "known": "I"}
-        types |= {"mapcount_lo": "I", "mapcount_hi": "I"}
-        return {name: self._buffer(name, code) for name, code in types.items()}
+        wide = {name: self._buffer(name, "Q") for name in ("page", "count")}
+        names = ("set", "known", "mapcount_lo", "mapcount_hi")
+        return wide | {name: self._buffer(name, "I") for name in names}
 
-    def _buffer(self, name: str, code: str) -> memoryview:
+    def _buffer(self, name: str, code: Literal["Q", "I"]) -> memoryview:
         handle = self._handle  # held by the destructor below, which has nothing else to do
         pointer = ffi.gc(getattr(self._columns, name), lambda _, handle=handle: None)
         size = self.n_ranges * (8 if code == "Q" else 4)
-        return memoryview(ffi.buffer(pointer, size)).toreadonly().cast(code)
+        whole: memoryview = memoryview(ffi.buffer(pointer, size))
+        return whole.toreadonly().cast(code)
 
     # ---- counting
 
@@ -458,7 +460,7 @@ class Columns:
 
 
 def _windows(windows: Sequence[Window]) -> Any:
-    return ffi.new("pm_window[]", [{"start": w.start, "end": w.end, "mapping": w.mapping} for w in windows])
+    return ffi.new("pm_window[]", [(w.start, w.end, w.mapping) for w in windows])
 
 
 def _check_pair(code: int) -> None:
@@ -486,7 +488,7 @@ class _Builder:
         keep: dict[str, Any] = {
             "mappings": ffi.new("pm_mapping[]", len(plain.mappings)),
             "objects": ffi.new("pm_object[]", len(plain.objects)),
-            "parts": ffi.new("pm_part[]", [part for part in self._parts()]),
+            "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
         for m, to in zip(plain.mappings, keep["mappings"], strict=True):

@@ -43,11 +43,7 @@ def _checked(pid: int) -> int:
 
 def _waited_for(target: object) -> bool:
     """Popen and asyncio keep ``returncode``, multiprocessing ``exitcode``: None while it runs."""
-    # Read from the instance: psutil's class would answer any attribute of Popen by asking it.
-    for name in ("returncode", "exitcode"):
-        if getattr(target, name, None) is not None:
-            return True
-    return False
+    return any(getattr(target, name, None) is not None for name in ("returncode", "exitcode"))
 
 
 def _name(target: object) -> str:

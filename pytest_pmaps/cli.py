@@ -48,8 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Print the page map of a process, or of a saved snapshot.",
     )
     show.add_argument("target", metavar="PID|FILE", help="a process, or a map saved earlier")
-    show.add_argument("selector", nargs="?", metavar="SELECTOR",
-                      help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob")  # fmt: skip
+    show.add_argument(
+        "selector",
+        nargs="?",
+        metavar="SELECTOR",
+        help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob",
+    )
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was captured, as JSON")
     form.add_argument("--summary", action="store_true", help="a table, a line for each file")

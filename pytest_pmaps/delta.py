@@ -25,7 +25,7 @@ def check_same_process(later: Columns, earlier: Columns) -> None:
     if all(pid for pid, _ in names) and names[0] != names[1]:
         raise ValueError(
             f"snapshots of different processes ({later.comm} {later.pid} and "
-            f"{earlier.comm} {earlier.pid}); to compare them all the same, call diff(later, earlier)"
+            f"{earlier.comm} {earlier.pid}); to compare them all the same: diff(later, earlier)"
         )
 
 

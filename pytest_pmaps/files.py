@@ -39,7 +39,8 @@ def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str]) -> Snapshot:
     """Read a saved snapshot, JSON or RFC text; FormatError says what is wrong with it, OSError
-    why it cannot be read."""
+    why it cannot be read.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
         return loads(text)

@@ -160,7 +160,7 @@ class Verdict:
     """How far a capture may be trusted.
 
     ``complete``: every mapping and page was read.
-    ``reconciled``: the pages add up to the kernel's own counters; None where there were no counters.
+    ``reconciled``: the pages add up to the kernel's own counters; None where there were none.
     ``raced``: the target changed while it was captured.
     ``reasons``: one short line for each thing that is not as it should be.
     """

@@ -83,13 +83,20 @@ def _lines_of(mapping: PlainMapping, page_size: int) -> Iterator[str]:
 class MapsLine(Protocol):
     """What a line of /proc/PID/maps shows of a mapping."""
 
-    start: int
-    end: int
-    perms: str
-    offset: int
-    dev: tuple[int, int]
-    inode: int
-    name: str
+    @property
+    def start(self) -> int: ...  # noqa: D102
+    @property
+    def end(self) -> int: ...  # noqa: D102
+    @property
+    def perms(self) -> str: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def dev(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def inode(self) -> int: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
 
 def header_line(mapping: MapsLine) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping as MappingType
+from collections.abc import Iterable
+from collections.abc import Mapping as MappingType
 from functools import cached_property
 
 from ._native import Columns, MappingInfo, ObjectInfo, Window
@@ -214,15 +215,17 @@ class Snapshot(Counted):
     def verdict(self) -> Verdict:
         """How far it may be trusted."""
         c = self.columns
-        reasons = [f"{m.label or '[anon]'} at {m.start:x}: {t}" for m in self.mappings for t in m.troubles]
+        reasons = [f"{m.label} at {m.start:x}: {why}" for m in self.mappings for why in m.troubles]
         if c.appeared:
             reasons.append(f"{c.appeared} mappings appeared while it was captured")
         troubles = [m.trouble for m in c.mappings]
+        moved = c.raced_pages or c.appeared or any(t & (_CHANGED | _RACED) for t in troubles)
+        wrong = any(t & bit for t in troubles for bit in _UNRECONCILED)
         counters = all("rss" in m.after for m in c.mappings) and bool(c.mappings)
         return Verdict(
             complete=c.complete,
-            reconciled=not any(t & b for t in troubles for b in _UNRECONCILED) if counters else None,
-            raced=bool(c.raced_pages or c.appeared or any(t & (_CHANGED | _RACED) for t in troubles)),
+            reconciled=not wrong if counters else None,
+            raced=bool(moved),
             reasons=tuple(reasons),
         )
 
@@ -321,7 +324,8 @@ class Snapshot(Counted):
         return self.columns.buffers()
 
     def __repr__(self) -> str:
-        return f"<Snapshot of {self.comm} {self.pid}: {len(self.mappings)} mappings, {self.verdict.label}>"
+        size, verdict = len(self.columns), self.verdict.label
+        return f"<Snapshot of {self.comm} {self.pid}: {size} mappings, {verdict}>"
 
 
 def diff(later: Snapshot, earlier: Snapshot) -> Delta:

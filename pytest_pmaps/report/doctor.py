@@ -68,6 +68,6 @@ def _flags(works: set[str]) -> Iterator[tuple[str, str]]:
         yield "R", "clear where a mapping's Referenced is 0, else unknown"
         yield "D", "where smaps' dirty counters are 0, or all, else unknown"
         yield "A W", ("where numa_maps counts none, or all" if "numa_maps" in works else "unknown")
-    exact = {"pfn", "kpagecount"} <= works
-    yield "mapcount", "exact" if exact else "exact where it is 1, else at least 2, bounded by numa_maps"
+    bounds = "exact where it is 1, else at least 2, bounded by numa_maps"
+    yield "mapcount", "exact" if {"pfn", "kpagecount"} <= works else bounds
     yield "dirty", "exact for private mappings, page by page, with or without privilege"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from .._native import Window
 from ..counts import Count, format_bytes
 from ..metrics import Counted
 from ..model import Fact, PageRange
 from ..rfctext import header_line, range_lines
-from ..snapshots import Mapping, Selection, Snapshot
+from ..select import Entry
+from ..snapshots import Mapping, Snapshot
 
 __all__ = ["amount", "mapping_line", "rfc_lines", "summary_table", "table", "verdict_lines"]
 
@@ -101,18 +103,17 @@ def _cut(text: str, width: int) -> str:
 _SUMMARY = ("rss", "pss", "dirty", "swap")
 
 
-def summary_table(snapshot: Snapshot, width: int = 80) -> list[str]:
-    """What each file (and [heap], [anon], …) holds, largest first, and the total."""
-    groups: dict[str, list[Mapping]] = {}
-    for mapping in snapshot.mappings:
-        groups.setdefault(mapping.label, []).append(mapping)
-    selections = [
-        Selection(snapshot, tuple(w for m in group for w in m.windows), name)
-        for name, group in groups.items()
-    ]
-    selections.sort(key=lambda s: s.rss.bytes.bounds[1] or 0, reverse=True)
-    rows = [[s.label, *(amount(s.metric(m)) for m in _SUMMARY)] for s in selections]
-    total = ["total", *(amount(snapshot.metric(m)) for m in _SUMMARY)]
+def summary_table(chosen: Counted, width: int = 80) -> list[str]:
+    """What each file (and [heap], [anon], ...) holds, largest first, and the total."""
+    groups: dict[str, list[Window]] = {}
+    for window in chosen.windows:
+        info = chosen.columns.mappings[window.mapping]
+        name = Entry(info.name, info.dev, info.inode, info.kind).shown
+        groups.setdefault(name, []).append(window)
+    parts = [Counted(chosen.columns, tuple(group), name) for name, group in groups.items()]
+    parts.sort(key=lambda part: part.rss.bytes.bounds[1] or 0, reverse=True)
+    rows = [[part.label, *(amount(part.metric(m)) for m in _SUMMARY)] for part in parts]
+    total = ["total", *(amount(chosen.metric(m)) for m in _SUMMARY)]
     return table(["mapping", *_SUMMARY], [*rows, total], width)
 
 

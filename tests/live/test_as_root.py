@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+
 from oracle import reader, targets
 from oracle.agreement import agree, around
-
 from pytest_pmaps import Fact, Mapping, Snapshot, snapshot
 
 COUNTED = (
@@ -110,7 +111,7 @@ def test_capturing_ourselves_adds_nothing():
     """Neither arena nor kept snapshots show, and the second capture adds no page."""
     snapshot()
     kept = [snapshot() for _ in range(8)]
-    added = [(b - a).anonymous.bounds[1] for a, b in zip(kept[2:], kept[3:], strict=False)]
+    added = [(b - a).anonymous.bounds[1] for a, b in itertools.pairwise(kept[2:])]
     assert min(added) == 0
     assert sum(added) <= 4
     assert kept[-1].verdict.label == "complete", kept[-1].verdict.reasons

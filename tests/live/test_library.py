@@ -1,4 +1,4 @@
-"""A library's pages and parts: what its loader wrote, what a process wrote since, what nobody did."""
+"""A library's pages and parts: what its loader wrote, what a process wrote, what nobody did."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from oracle import targets
 from oracle.agreement import around_as, as_nobody
-
 from pytest_pmaps import (
     AmbiguousMapping,
     Fact,
@@ -139,7 +139,7 @@ def test_missing_library_names_near_ones(loaded: targets.Running):
     with pytest.raises(NoSuchMapping):
         snap["libnotthere"]
     assert_not_mapped(snap, "libnotthere")
-    with pytest.raises(FootprintError, match="libfoo.so.1 is mapped"):
+    with pytest.raises(FootprintError, match=r"libfoo\.so\.1 is mapped"):
         assert_not_mapped(snap, "libfoo")
 
 
@@ -174,6 +174,6 @@ def test_parts_of_a_file_that_is_gone_are_unknown(
     with targets.running(host, library) as process:
         replace(library)
         snap = snapshot(process.pid)
-    with pytest.raises(Undetermined, match="parts of libfoo.so.1 are unknown"):
+    with pytest.raises(Undetermined, match=r"parts of libfoo\.so\.1 are unknown"):
         snap["libfoo.text"]
     assert snap["libfoo"].rss > 0

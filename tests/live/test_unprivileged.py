@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from oracle import reader, targets
 from oracle.agreement import (
     Comparison,
     agree,
@@ -14,8 +16,6 @@ from oracle.agreement import (
     inside_userns_of,
     without_admin,
 )
-from oracle import reader, targets
-
 from pytest_pmaps import Source
 
 WHO = ("nobody", "root without CAP_SYS_ADMIN", "root of a user namespace")
@@ -59,7 +59,7 @@ def test_enough_is_decided_over_real_programs(public: Path):
         own = targets.Program(program.name, program.argv, program.say, targets.NOBODY)
         try:
             with targets.idle(own) as pid, reader.stopped(pid):
-                _, result = agree(lambda: around_as(as_nobody(), pid))  # noqa: B023
+                _, result = agree(lambda: around_as(as_nobody(), pid))
         except (targets.Unavailable, OSError):
             continue  # not to be run by nobody, or not for long
         seen.append(program.name)

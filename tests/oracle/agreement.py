@@ -9,13 +9,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+
 from oracle import reader
 from oracle.reader import Unavailable
 from oracle.targets import EXPECT, NOBODY, Info, areas
-
 from pytest_pmaps import Fact, PageRange, Snapshot, loads
 
 _FACTS: dict[Fact, Callable[[reader.Page], bool | None]] = {
@@ -237,7 +236,8 @@ def around_as(prefix: list[str], pid: int) -> tuple[Snapshot, reader.ProcessStat
     command = [*prefix, python, "-P", "-c", CAPTURER, str(pid)]
     pipes = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes, text=True, cwd="/") as other:
-        assert other.stdin is not None and other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout is not None
         if other.stdout.readline() != "ready\n":
             raise Unavailable(f"process {pid} may not be looked at with {' '.join(prefix)}")
         before = reader.read(pid)

@@ -844,7 +844,7 @@ def reconcile_all(state: ProcessState) -> list[str]:
     ]
 
 
-def contradictions(pid: int, tries: int = 40, lasting: int = 10) -> tuple[list[str], list[str]]:
+def contradictions(pid: int, tries: int = 25, lasting: int = 10) -> tuple[list[str], list[str]]:
     """Reconcile a process that holds still until every mapping has added up once.
 
     Gives the contradictions of mappings that were alike in two reads ``lasting`` times and never

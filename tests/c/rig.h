@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * rig.h - one step of a capture by itself: a `struct pm__capture` whose arrays are
+ * malloc'ed to size, so that AddressSanitizer sees every step beyond their end.
+ */
+#ifndef PM_RIG_H
+#define PM_RIG_H
+
+#include "fakeproc.h"
+
+struct rig {
+    struct pm__capture c;
+    struct pm__room room; /* as it was made */
+    pm_error err;
+    struct fake fake;
+};
+
+static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t strings)
+{
+    static const struct fk_world nothing;
+    memset(&g->err, 0, sizeof g->err);
+    fk_init(&g->fake, &nothing);
+    g->c = (struct pm__capture){
+        .io = &g->fake.io,
+        .err = &g->err,
+        .room = {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
+        .pid = FK_PID,
+        .header = {.pid = FK_PID, .page_size = FK_PAGE},
+        .dir = -1,
+        .smaps = -1,
+        .numa = -1,
+        .pagemap = -1,
+        .kpageflags = -1,
+        .kpagecount = -1,
+        .mappings = calloc(mappings, sizeof(pm_mapping)),
+        .spans = calloc(mappings, sizeof(struct pm__span)),
+        .strings = malloc(strings),
+        .objects = calloc(8, sizeof(pm_object)),
+        .parts = calloc(32, sizeof(pm_part)),
+        .pages = {.vpn = calloc(pages, 8),
+                  .entry = calloc(pages, 8),
+                  .set = calloc(pages, 4),
+                  .known = calloc(pages, 4),
+                  .mapcount_lo = calloc(pages, 4),
+                  .mapcount_hi = calloc(pages, 4),
+                  .cap = pages},
+        .scratch = malloc(PM__SCRATCH),
+    };
+    g->room = g->c.room;
+}
+
+static inline int rig_open(struct rig *g, const char *path)
+{
+    return g->c.io->open(g->c.io->ctx, AT_FDCWD, path, O_RDONLY);
+}
+
+static inline void rig_drop(struct rig *g)
+{
+    struct pm__pages *p = &g->c.pages;
+    void *all[] = {g->c.mappings, g->c.spans, g->c.strings, g->c.objects,     g->c.parts,
+                   p->vpn,        p->entry,   p->set,       p->known,         p->mapcount_lo,
+                   p->mapcount_hi, g->c.scratch};
+    pm__target_close(&g->c);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+#endif
