@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What is concluded, scene by scene.  A scene is one mapping whose pages are letters;
+ * what the engine should say of each page is a letter too: 1 set, 0 clear, ? unknown.
+ *
+ *   . nothing      F page of the file     A anonymous, written     Z zero page
+ *   S swapped out  D the same, folio D    a read back from swap    G guard page
+ *   M uffd marker  P the same, PTE dirty  L freed lazily           m anonymous, migrating
+ *   R freed lazily, written again         l freed lazily, and not  n of the file, migrating
+ *   H huge, anonymous                       counted by smaps yet   C a clean copy
+ */
+#include "check.h"
+#include "fakeproc.h"
+
+#define MAX_PAGES 16
+
+struct expected {
+    int bit;
+    const char *facts;
+};
+
+struct scene {
+    const char *name;
+    const char *pages;
+    const char *kind;      /* anon, file, shfile, memfd, unknown, special */
+    const char *mapcounts; /* a digit per page; default 1 */
+    const char *young;     /* Y young, R referenced, f folio young, - none; default none */
+    const char *active;    /* A active, U unevictable, - neither; default neither */
+    const char *writeback; /* W, or - */
+    const char *vmflags;
+    bool kpage, scan, no_numa, no_unevictable;
+    int64_t lie[PM_N_COUNTERS], lie_after[PM_N_COUNTERS]; /* pages */
+    struct expected expect[12];
+    uint32_t trouble; /* exactly these */
+    bool check_bounds;
+    uint64_t dirty_lo, dirty_hi;
+};
+
+static struct fk_page page_of(char letter)
+{
+    struct fk_page p = {.what = FK_ANON, .mapcount = 1};
+    switch (letter) {
+    case '.': p.what = FK_NONE; break;
+    case 'F': p.what = FK_FILE; break;
+    case 'D': p = (struct fk_page){.what = FK_FILE, .mapcount = 1, .page_dirty = true}; break;
+    case 'P': p = (struct fk_page){.what = FK_FILE, .mapcount = 1, .pte_dirty = true}; break;
+    case 'A': p.pte_dirty = true; break;
+    case 'a': p.swapcache = true; break;
+    case 'L': p.freed = p.swapless = true; break;
+    case 'l': p.freed = true; break;
+    case 'R': p.freed = p.swapless = p.pte_dirty = true; break;
+    case 'C': break;
+    case 'H': p.pte_dirty = p.huge = p.bad_bit56 = true; break;
+    case 'Z': p.what = FK_ZERO; break;
+    case 'S': p.what = FK_SWAPPED; break;
+    case 'G': p.what = FK_GUARD; break;
+    case 'M': p.what = FK_MARKER; break;
+    case 'm': p.what = FK_MIGRATING_ANON; p.pte_dirty = true; break;
+    case 'n': p.what = FK_MIGRATING_FILE; p.pte_dirty = true; break;
+    default: abort();
+    }
+    return p;
+}
+
+static struct fk_mapping mapping_of(const struct scene *s, struct fk_page *pages)
+{
+    static const struct {
+        const char *kind, *perms, *name;
+        unsigned major;
+        uint64_t inode;
+    } kinds[] = {{"anon", "rw-p", NULL, 0, 0},
+                 {"file", "rw-p", "/usr/lib/libfoo.so", 0xfe, 11},
+                 {"shfile", "rw-s", "/srv/data", 0xfe, 12},
+                 {"memfd", "rw-s", "/memfd:x (deleted)", 0, 13},
+                 {"unknown", "rw-p", "/overlaid", 0, 14},
+                 {"special", "rw-s", "anon_inode:[io_uring]", 0, 15}};
+    struct fk_mapping m = {.start = 0x10000, .n = strlen(s->pages), .pages = pages};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(s->kind, kinds[i].kind) != 0)
+            continue;
+        m.perms = kinds[i].perms;
+        m.name = kinds[i].name;
+        m.major = kinds[i].major;
+        m.inode = kinds[i].inode;
+    }
+    m.vmflags = s->vmflags                      ? s->vmflags
+                : strcmp(s->kind, "special") == 0 ? "rd wr sh mm"
+                                                  : "rd wr mr mw me ac";
+    for (size_t k = 0; k < m.n; k++) {
+        struct fk_page *p = &pages[k];
+        *p = page_of(s->pages[k]);
+        p->frame = 1000 + 2 * k;
+        p->mapcount = s->mapcounts ? (uint32_t)(s->mapcounts[k] - '0') : p->mapcount;
+        p->young = s->young && s->young[k] == 'Y';
+        p->referenced = s->young && s->young[k] == 'R';
+        p->folio_young = s->young && s->young[k] == 'f';
+        p->active = s->active && s->active[k] == 'A';
+        p->unevictable = s->active && s->active[k] == 'U';
+        p->writeback = s->writeback && s->writeback[k] == 'W';
+    }
+    return m;
+}
+
+static void check_facts(const struct scene *s, const pm_columns *c)
+{
+    for (const struct expected *e = s->expect; e->facts; e++) {
+        char got[MAX_PAGES + 1] = {0};
+        for (size_t k = 0; s->pages[k]; k++)
+            got[k] = s->pages[k] == '.' ? '.' : "?01"[1 + fk_fact(c, 0, 0x10 + k, e->bit)];
+        CHECK_IN(strcmp(got, e->facts) == 0, "%s: %s of %s is %s, not %s", s->name,
+                 fk_bit_names[e->bit], s->pages, got, e->facts);
+    }
+}
+
+static void play(const struct scene *s)
+{
+    static struct fake fake;
+    struct fk_page pages[MAX_PAGES];
+    struct fk_mapping before = mapping_of(s, pages), after = before;
+    struct fk_world world = {.mappings = &before, .n = 1, .no_unevictable = s->no_unevictable};
+    struct fk_world later = {.mappings = &after, .n = 1};
+    pm_snapshot *snap;
+    pm_error err;
+    pm_columns c;
+    for (int k = 0; k < PM_N_COUNTERS; k++) {
+        int64_t each = k < PM_C_NUMA_PAGES ? (int64_t)FK_PAGE : 1;
+        before.lie[k] = s->lie[k] * each;
+        after.lie[k] = (s->lie[k] + s->lie_after[k]) * each;
+    }
+    fk_init(&fake, &world);
+    fake.at[FK_SMAPS2] = fake.at[FK_NUMA2] = &later;
+    fake.show_frames = s->kpage;
+    fake.no_kpage = !s->kpage;
+    fake.no_scan = !s->scan;
+    fake.no_numa = s->no_numa;
+    int rc = fk_capture(&fake, &snap, &err);
+    CHECK_IN(rc == 0, "%s: rc %d stage %d %s", s->name, rc, err.stage, err.detail);
+    if (rc < 0)
+        return;
+    pm_get_columns(snap, &c);
+    check_facts(s, &c);
+    CHECK_IN(c.mappings[0].trouble == s->trouble, "%s: trouble %#x, not %#x", s->name,
+             c.mappings[0].trouble, s->trouble);
+    if (s->check_bounds)
+        CHECK_IN(c.mappings[0].dirty_lo == s->dirty_lo && c.mappings[0].dirty_hi == s->dirty_hi,
+                 "%s: %llu..%llu dirty, not %llu..%llu", s->name,
+                 (unsigned long long)c.mappings[0].dirty_lo,
+                 (unsigned long long)c.mappings[0].dirty_hi, (unsigned long long)s->dirty_lo,
+                 (unsigned long long)s->dirty_hi);
+    pm_free(snap);
+}
+
+#define PLAY(scenes)                                                                               \
+    for (size_t i = 0; i < sizeof(scenes) / sizeof *(scenes); i++)                                 \
+    play(&(scenes)[i])
+
+/* A counter decides pages when it leaves room for none of them, or for all. */
+static void all_or_none(void)
+{
+    static const struct scene scenes[] = {
+        {"none dirty", "FFF", "shfile", .expect = {{PM_PORD, "000"}, {PM_DIRTY, "000"}}},
+        {"all dirty", "DDP", "shfile", .expect = {{PM_PORD, "111"}, {PM_DIRTY, "???"}}},
+        {"some dirty", "FDP", "shfile", .expect = {{PM_PORD, "???"}, {PM_DIRTY, "???"}}},
+        {"none touched", "AAA", "anon", .expect = {{PM_TOUCHED, "000"}, {PM_YOUNG, "000"}}},
+        {"all touched", "AAA", "anon", .young = "YRf",
+         .expect = {{PM_TOUCHED, "111"}, {PM_YOUNG, "???"}, {PM_REFERENCED, "???"}}},
+        {"some touched", "AAA", "anon", .young = "Y--", .expect = {{PM_TOUCHED, "???"}}},
+        {"no writeback", "FFF", "file", .expect = {{PM_WRITEBACK, "000"}}},
+        {"all in writeback", "DDD", "file", .writeback = "WWW", .expect = {{PM_WRITEBACK, "111"}}},
+        {"some in writeback", "DDD", "file", .writeback = "-W-",
+         .expect = {{PM_WRITEBACK, "???"}}},
+        {"holes do not count", "A.A", "anon", .expect = {{PM_PORD, "1.1"}, {PM_NORMAL, "1.1"}}},
+    };
+    PLAY(scenes);
+}
+
+/* Counters that read differently before and after prove nothing. */
+static void not_when_counters_moved(void)
+{
+    static const struct scene scenes[] = {
+        {"dirty moved", "FFF", "shfile", .lie_after = {[PM_C_SHARED_DIRTY] = 1},
+         .expect = {{PM_PORD, "???"}, {PM_TOUCHED, "000"}}},
+        {"referenced moved", "FFF", "shfile", .lie_after = {[PM_C_REFERENCED] = 1},
+         .expect = {{PM_PORD, "000"}, {PM_TOUCHED, "???"}}},
+        {"Rss moved", "AAA", "anon", .lie_after = {[PM_C_RSS] = 1},
+         .expect = {{PM_PORD, "???"}, {PM_TOUCHED, "???"}, {PM_ACTIVE, "???"}, {PM_ANON, "???"}}},
+        {"Anonymous moved", "AZA", "anon", .lie_after = {[PM_C_ANONYMOUS] = 1},
+         .expect = {{PM_ANON, "???"}, {PM_DIRTY, "???"}, {PM_TOUCHED, "???"}}},
+        {"Swap moved", "SG", "anon", .lie_after = {[PM_C_SWAP] = -1},
+         .expect = {{PM_SWAPPED, "??"}}},
+        {"active moved", "AAA", "anon", .lie_after = {[PM_C_NUMA_ACTIVE] = 1},
+         .expect = {{PM_ACTIVE, "???"}, {PM_WRITEBACK, "000"}}},
+    };
+    PLAY(scenes);
+    /* On a kernel that shows guard pages the pages' own entries still tell. */
+}
+
+/* Counters that do not fit the pages are a trouble of the mapping, and decide nothing. */
+static void contradictions(void)
+{
+    static const struct scene scenes[] = {
+        {"more resident than mapped", "AAA", "anon", .lie = {[PM_C_RSS] = 2},
+         .trouble = PM_T_RSS,
+         .expect = {{PM_ANON, "???"}, {PM_DIRTY, "???"}, {PM_PORD, "???"}, {PM_TOUCHED, "???"},
+                    {PM_ACTIVE, "???"}, {PM_WRITEBACK, "???"}}},
+        {"fewer resident than mapped", "FFF", "file", .lie = {[PM_C_RSS] = -2},
+         .trouble = PM_T_RSS,
+         .expect = {{PM_FILE, "111"}, {PM_PORD, "???"}, {PM_TOUCHED, "???"}}},
+        {"more anonymous than possible", "AFA", "file", .lie = {[PM_C_ANONYMOUS] = 1},
+         .trouble = PM_T_ANONYMOUS,
+         .expect = {{PM_ANON, "?0?"}, {PM_DIRTY, "?0?"}, {PM_PORD, "???"}}},
+        {"more dirty than resident", "AAA", "anon", .lie = {[PM_C_PRIVATE_DIRTY] = 1},
+         .trouble = PM_T_DIRTY | PM_T_PRIVATE, .expect = {{PM_PORD, "???"}}},
+        {"fewer swapped than seen to be", "SS", "anon", .lie = {[PM_C_SWAP] = 5},
+         .trouble = PM_T_SWAP, .expect = {{PM_SWAPPED, "??"}, {PM_DIRTY, "??"}}},
+        {"Pss too large", "AA", "anon", .lie = {[PM_C_PSS] = 9}, .trouble = PM_T_PSS,
+         .expect = {{PM_EXCLUSIVE, "11"}}},
+        {"Pss too small", "AA", "anon", .lie = {[PM_C_PSS] = -2}, .trouble = PM_T_PSS,
+         .expect = {{PM_EXCLUSIVE, "11"}}},
+        {"more exclusive than there are", "AA", "anon", .mapcounts = "12",
+         .lie = {[PM_C_PRIVATE_CLEAN] = 1}, .trouble = PM_T_OTHERS,
+         .expect = {{PM_EXCLUSIVE, "10"}}},
+        {"numa_maps of other pages", "AAA", "anon", .lie = {[PM_C_NUMA_PAGES] = 1},
+         .expect = {{PM_ACTIVE, "???"}, {PM_WRITEBACK, "???"}, {PM_PORD, "111"}}},
+        {"more huge than mapped", "AA", "anon", .lie = {[PM_C_ANON_HUGE_PAGES] = 5},
+         .trouble = PM_T_RSS, .expect = {{PM_HUGE, "??"}}},
+    };
+    PLAY(scenes);
+}
+
+/* Present, of no file and in private memory: a copy, or the zero page. */
+static void zero_pages(void)
+{
+    static const struct scene scenes[] = {
+        {"all zero", "ZZZ", "anon",
+         .expect = {{PM_ZERO, "111"}, {PM_ANON, "000"}, {PM_NORMAL, "000"}, {PM_DIRTY, "000"},
+                    {PM_PRESENT, "111"}, {PM_TOUCHED, "000"}}},
+        {"none zero", "AAA", "anon", .expect = {{PM_ZERO, "000"}, {PM_ANON, "111"}}},
+        {"bit 56 is proof of a copy only with counters", "AZ", "anon",
+         .expect = {{PM_ZERO, "??"}, {PM_ANON, "??"}, {PM_DIRTY, "??"}, {PM_NORMAL, "??"}}},
+        {"a library's bss, read and written", "FZA", "file",
+         .expect = {{PM_FILE, "100"}, {PM_ZERO, "0??"}, {PM_DIRTY, "0??"}}},
+        {"frames tell", "AZ", "anon", .kpage = true,
+         .expect = {{PM_ZERO, "01"}, {PM_ANON, "10"}, {PM_DIRTY, "10"}}},
+    };
+    PLAY(scenes);
+    static const struct scene scans[] = {
+        {"the scan tells", "AZFZ", "file", .scan = true,
+         .expect = {{PM_ZERO, "0101"}, {PM_ANON, "1000"}, {PM_NORMAL, "1010"},
+                    {PM_DIRTY, "1000"}, {PM_PORD, "?0?0"}}},
+    };
+    if (pm__features()->scan)
+        PLAY(scans);
+}
+
+/* What looks like swap is swapped out as far as smaps Swap says so. */
+static void swap_and_what_looks_like_it(void)
+{
+    static const struct scene scenes[] = {
+        {"swapped", "SSA", "anon", .expect = {{PM_SWAPPED, "110"}, {PM_DIRTY, "11?"}}},
+        {"copies swapped", "SFA", "file", .expect = {{PM_SWAPPED, "100"}, {PM_DIRTY, "101"}}},
+        {"markers", "MM", "anon", .vmflags = "rd wr mr mw me ac uw",
+         .expect = {{PM_SWAPPED, "00"}, {PM_UFFDWP, "11"}, {PM_DIRTY, "00"}}},
+        {"markers and swap", "MS", "anon", .vmflags = "rd wr mr mw me ac uw",
+         .expect = {{PM_SWAPPED, "??"}, {PM_DIRTY, "??"}}},
+        {"of a memory object Swap counts more than the entries", "F.", "memfd",
+         .lie = {[PM_C_SWAP] = 7}, .expect = {{PM_SWAPPED, "0."}, {PM_NORMAL, "1."}}},
+    };
+    PLAY(scenes);
+    static const struct scene guards[] = {
+        {"guards", "GAG", "anon", .expect = {{PM_SWAPPED, "000"}, {PM_GUARD, "101"}, {PM_DIRTY, "0?0"}}},
+        {"guards and swap", "GS", "anon",
+         .expect = {{PM_SWAPPED, "01"}, {PM_GUARD, "10"}, {PM_DIRTY, "01"}}},
+    };
+    if (pm__features()->guard)
+        PLAY(guards);
+}
+
+/* A page that migrates looks like a swap entry, keeps its state, and counts in Rss. */
+static void migrating_pages(void)
+{
+    static const struct scene scenes[] = {
+        {"anonymous", "mA", "anon", .trouble = PM_T_RSS | PM_T_ANONYMOUS,
+         .expect = {{PM_SWAPPED, "?0"}, {PM_DIRTY, "??"}}},
+        {"of a shared file, dirty", "nP", "shfile", .trouble = PM_T_RSS,
+         .expect = {{PM_SWAPPED, "00"}, {PM_DIRTY, "??"}}},
+        {"beside the zero page, which is not what Anonymous counts", "mZ", "anon",
+         .expect = {{PM_ANON, "0?"}, {PM_ZERO, "0?"}, {PM_DIRTY, "??"}}},
+    };
+    PLAY(scenes);
+}
+
+/* smaps LazyFree lags behind: it proves pages freed, never that none is. */
+static void lazily_freed(void)
+{
+    static const struct scene scenes[] = {
+        {"dirty pages are not freed", "AAA", "anon",
+         .expect = {{PM_LAZYFREE, "000"}, {PM_DIRTY, "111"}}},
+        {"all freed", "LLL", "anon", .expect = {{PM_LAZYFREE, "111"}, {PM_DIRTY, "000"}}},
+        {"freed and not counted yet", "lll", "anon",
+         .expect = {{PM_LAZYFREE, "???"}, {PM_DIRTY, "???"}}},
+        {"some counted yet", "lLl", "anon", .expect = {{PM_LAZYFREE, "???"}, {PM_DIRTY, "???"}},
+         .check_bounds = true, .dirty_lo = 0, .dirty_hi = 2},
+        {"written again", "RRR", "anon", .expect = {{PM_LAZYFREE, "000"}, {PM_DIRTY, "111"}}},
+        {"read back from swap", "aaa", "anon", .expect = {{PM_LAZYFREE, "???"}, {PM_DIRTY, "???"}}},
+        {"read back from swap, in sight", "aaa", "anon", .kpage = true,
+         .expect = {{PM_DIRTY, "111"}}},
+        {"some written", "AlA", "anon", .expect = {{PM_DIRTY, "???"}}, .check_bounds = true,
+         .dirty_lo = 2, .dirty_hi = 3},
+        {"copies of a file cannot be freed lazily", "CAF", "file",
+         .expect = {{PM_LAZYFREE, "000"}, {PM_DIRTY, "110"}}},
+        {"in sight", "ALR", "anon", .kpage = true, .expect = {{PM_DIRTY, "101"}}},
+    };
+    PLAY(scenes);
+}
+
+/* PORD is P or D: any two of the three may give the third. */
+static void p_and_d(void)
+{
+    static const struct scene scenes[] = {
+        {"a private mapping's file page is not P, so D", "DDD", "file",
+         .expect = {{PM_PTEDIRTY, "000"}, {PM_PORD, "111"}, {PM_PAGEDIRTY, "111"},
+                    {PM_DIRTY, "000"}}},
+        {"neither", "FFF", "file",
+         .expect = {{PM_PTEDIRTY, "000"}, {PM_PAGEDIRTY, "000"}, {PM_PORD, "000"}}},
+        {"one of both, nobody knows which", "AAA", "anon",
+         .expect = {{PM_PTEDIRTY, "???"}, {PM_PAGEDIRTY, "???"}, {PM_PORD, "111"}}},
+        {"D in sight and clear, so P", "PPP", "shfile", .kpage = true,
+         .expect = {{PM_PAGEDIRTY, "000"}, {PM_PORD, "111"}, {PM_PTEDIRTY, "111"},
+                    {PM_DIRTY, "111"}}},
+        {"D in sight and set says nothing of P", "DDD", "shfile", .kpage = true,
+         .expect = {{PM_PAGEDIRTY, "111"}, {PM_PORD, "111"}, {PM_PTEDIRTY, "???"},
+                    {PM_DIRTY, "???"}}},
+        {"D in sight, P of the rest", "DFP", "shfile", .kpage = true,
+         .expect = {{PM_PORD, "1??"}, {PM_PTEDIRTY, "???"}}},
+        {"D in sight, all the rest P", "DPP", "shfile", .kpage = true,
+         .expect = {{PM_PORD, "111"}, {PM_PTEDIRTY, "?11"}, {PM_DIRTY, "?11"}}},
+    };
+    PLAY(scenes);
+}
+
+/* Dirty in the project's sense, by kind of mapping: docs/dirty.md. */
+static void dirty(void)
+{
+    static const struct scene scenes[] = {
+        {"a library just copied: D, and clean", "DDF", "file",
+         .expect = {{PM_DIRTY, "000"}}, .check_bounds = true},
+        {"its copied pages, exactly", "FAF", "file", .expect = {{PM_DIRTY, "010"}},
+         .check_bounds = true, .dirty_lo = 1, .dirty_hi = 1},
+        {"a copy nobody wrote counts", "CFF", "file", .expect = {{PM_DIRTY, "100"}}},
+        {"shared, never mapped writable", "DDF", "shfile", .vmflags = "rd mr me ms",
+         .expect = {{PM_DIRTY, "000"}, {PM_PTEDIRTY, "000"}}},
+        {"the same without VmFlags is not sure", "DDF", "shfile", .vmflags = "",
+         .expect = {{PM_DIRTY, "???"}}},
+        {"shared and clean", "FFF", "shfile", .expect = {{PM_DIRTY, "000"}}},
+        {"shared, some dirty: bounds", "PFD", "shfile", .expect = {{PM_DIRTY, "???"}},
+         .check_bounds = true, .dirty_lo = 0, .dirty_hi = 2},
+        {"memory object", "PPF", "memfd", .expect = {{PM_DIRTY, "???"}}, .check_bounds = true,
+         .dirty_lo = 0, .dirty_hi = 2},
+        {"memory object, clean", "FFF", "memfd", .expect = {{PM_DIRTY, "000"}}},
+    };
+    PLAY(scenes);
+}
+
+/* numa_maps counts active or unevictable pages: `all` proves A only where none can be the latter. */
+static void unevictable(void)
+{
+    static const struct scene scenes[] = {
+        {"none active", "AAA", "anon", .expect = {{PM_ACTIVE, "000"}}},
+        {"all active, ours alone", "AAA", "anon", .active = "AAA", .expect = {{PM_ACTIVE, "111"}}},
+        {"some", "AAA", "anon", .active = "A--", .expect = {{PM_ACTIVE, "???"}}},
+        {"locked", "AAA", "anon", .active = "UUU", .vmflags = "rd wr mr mw me lo ac",
+         .expect = {{PM_ACTIVE, "???"}}},
+        {"shared with who may lock", "AAA", "anon", .active = "AUA", .mapcounts = "121",
+         .expect = {{PM_ACTIVE, "1?1"}}},
+        {"shared, on a host without such pages", "AAA", "anon", .active = "AAA",
+         .mapcounts = "121", .no_unevictable = true, .expect = {{PM_ACTIVE, "111"}}},
+        {"a memory object may be locked by itself", "FFF", "memfd", .active = "UUU",
+         .expect = {{PM_ACTIVE, "???"}}},
+        {"without VmFlags nobody knows", "AAA", "anon", .active = "AAA", .vmflags = "",
+         .expect = {{PM_ACTIVE, "???"}}},
+        {"without numa_maps", "AAA", "anon", .active = "AAA", .no_numa = true,
+         .expect = {{PM_ACTIVE, "???"}, {PM_WRITEBACK, "???"}}},
+    };
+    PLAY(scenes);
+}
+
+/* Bit 56 says mapped once; of a huge entry it sees only the first page. */
+static void sharing(void)
+{
+    static const struct scene scenes[] = {
+        {"by bit 56", "AFA", "file", .mapcounts = "132",
+         .expect = {{PM_EXCLUSIVE, "100"}, {PM_SHARED, "011"}}},
+        {"huge pages by the counter", "HHHH", "anon",
+         .expect = {{PM_HUGE, "1111"}, {PM_EXCLUSIVE, "1111"}, {PM_SHARED, "0000"}}},
+        {"shared huge pages by the counter", "HHHH", "anon", .mapcounts = "2222",
+         .expect = {{PM_EXCLUSIVE, "0000"}, {PM_SHARED, "1111"}}},
+        {"huge and small, undecided which", "HHAA", "anon",
+         .expect = {{PM_HUGE, "????"}, {PM_EXCLUSIVE, "1111"}}},
+        {"huge and small, some shared", "HHAA", "anon", .mapcounts = "2211",
+         .expect = {{PM_HUGE, "????"}, {PM_EXCLUSIVE, "????"}}},
+        {"the zero page is not shared memory", "ZZ", "anon",
+         .expect = {{PM_EXCLUSIVE, "00"}, {PM_SHARED, "00"}}},
+    };
+    PLAY(scenes);
+}
+
+/* Of kernel images, devices and rings nothing is inferred. */
+static void special_memory(void)
+{
+    static const struct scene scenes[] = {
+        {"a ring", "FF", "special", .expect = {{PM_UPTODATE, "??"}, {PM_FILE, "11"}}},
+    };
+    PLAY(scenes);
+}
+
+/* ---- mapcount ------------------------------------------------------------------------- */
+static void bounds(const char *mapcounts, const char *kind, bool no_numa, bool kpage,
+                   const uint32_t *lo, const uint32_t *hi)
+{
+    static struct fake fake;
+    struct scene s = {.name = "mapcounts", .pages = "FFF", .kind = kind, .mapcounts = mapcounts};
+    struct fk_page pages[MAX_PAGES];
+    struct fk_mapping m = mapping_of(&s, pages);
+    struct fk_world world = {.mappings = &m, .n = 1};
+    pm_snapshot *snap;
+    pm_error err;
+    pm_columns c;
+    fk_init(&fake, &world);
+    fake.no_numa = no_numa;
+    fake.show_frames = kpage;
+    CHECK_EQ(fk_capture(&fake, &snap, &err), 0);
+    if (!snap)
+        return;
+    pm_get_columns(snap, &c);
+    for (size_t k = 0; k < 3; k++) {
+        long r = fk_range(&c, 0, 0x10 + k);
+        CHECK_IN(c.mapcount_lo[r] == lo[k] && c.mapcount_hi[r] == hi[k], "%s: page %zu is %u..%u",
+                 mapcounts, k, c.mapcount_lo[r], c.mapcount_hi[r]);
+    }
+    pm_free(snap);
+}
+
+/* 1 by bit 56; else from 2 to numa_maps' mapmax; exact from kpagecount. */
+static void mapcount_bounds(void)
+{
+    bounds("111", "file", false, false, (uint32_t[]){1, 1, 1}, (uint32_t[]){1, 1, 1});
+    bounds("122", "file", false, false, (uint32_t[]){1, 2, 2}, (uint32_t[]){1, 2, 2});
+    bounds("147", "file", false, false, (uint32_t[]){1, 2, 2}, (uint32_t[]){1, 7, 7});
+    bounds("147", "file", true, false, (uint32_t[]){1, 2, 2},
+           (uint32_t[]){1, UINT32_MAX, UINT32_MAX});
+    bounds("147", "file", false, true, (uint32_t[]){1, 4, 7}, (uint32_t[]){1, 4, 7});
+}
+
+int main(void)
+{
+    RUN(all_or_none);
+    RUN(not_when_counters_moved);
+    RUN(contradictions);
+    RUN(zero_pages);
+    RUN(swap_and_what_looks_like_it);
+    RUN(migrating_pages);
+    RUN(lazily_freed);
+    RUN(p_and_d);
+    RUN(dirty);
+    RUN(unevictable);
+    RUN(sharing);
+    RUN(special_memory);
+    RUN(mapcount_bounds);
+    return check_done();
+}

@@ -1,0 +1,45 @@
+"""What a user's type checker sees; never run, only judged: tox -e types."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import assert_type
+
+import pytest_pmaps as pp
+
+
+def everything(popen: subprocess.Popen[bytes]) -> None:
+    """Each public name, used as documented."""
+    before: pp.Snapshot = pp.snapshot()
+    after = pp.snapshot(popen)
+    assert_type(after, pp.Snapshot)
+    text: pp.Selection = after["libfoo.text"]
+    after.select(re.compile("foo"))
+    after[subprocess]
+    assert_type(text.dirty, pp.Count)
+    assert_type(text.dirty <= "64 KiB", bool)
+    assert_type(text.dirty == 0, bool)
+    assert_type(text.rss.pages.bounds, tuple[int | None, int | None])
+    change = after - before
+    assert_type(change, pp.Delta)
+    assert_type(change.new.dirty, pp.Count)
+    assert_type(change["libfoo"].rss, pp.Count)
+    assert_type(pp.diff(after, before), pp.Delta)
+    pp.assert_no_dirty(text, since=before)
+    pp.assert_at_most(after, "1 MiB", "rss")
+    pp.assert_shared(text, before, at_least=0.8)
+    pp.assert_not_mapped(after, "libbar")
+    pp.assert_unchanged(text, since=before)
+    for found in text.ranges(pp.Fact.DIRTY):
+        assert_type(found, pp.PageRange)
+        assert_type(found.fact(pp.Fact.DIRTY), bool | None)
+    for mapping in after.mappings:
+        assert_type(mapping, pp.Mapping)
+        assert_type(mapping.evidence(pp.Fact.ACTIVE), tuple[pp.Source, ...])
+        assert_type(mapping.kind, pp.Kind)
+    assert_type(after.verdict, pp.Verdict)
+    assert_type(pp.loads(pp.dumps(after)), pp.Snapshot)
+    assert_type(pp.load("map.json"), pp.Snapshot)
+    pp.save(after, "map.json")
+    assert_type(after.buffers(), dict[str, memoryview])

@@ -1,0 +1,131 @@
+"""``pmaps show`` and ``pmaps doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_pmaps import dumps, load, loads, snapshot
+from pytest_pmaps.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def pid() -> Iterator[int]:
+    """An idle process of ours."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"ready\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        yield process.pid
+
+
+def shown(capsys: Capture, *args: object) -> str:
+    """What a successful run prints."""
+    assert main([str(a) for a in args]) == 0
+    return capsys.readouterr().out
+
+
+def test_show_is_the_rfc_text(capsys: Capture, pid: int):
+    """Mapping lines byte for byte as in maps; and it reads back."""
+    text = shown(capsys, "show", pid)
+    lines = [line for line in text.splitlines() if "\t" not in line]
+    assert lines == Path(f"/proc/{pid}/maps").read_text().splitlines()
+    assert dumps(loads(text)) == text
+    fields = [line.split("\t") for line in text.splitlines() if "\t" in line]
+    assert {len(row) for row in fields} == {4}
+    assert {len(row[2]) for row in fields} == {7}
+
+
+def test_show_a_selection(capsys: Capture, pid: int):
+    """Only the mappings that a selector means, and of a part only its pages."""
+    text = shown(capsys, "show", pid, "[stack]")
+    assert text.splitlines()[0].endswith("[stack]")
+    assert sum("\t" not in line for line in text.splitlines()) == 1
+    assert shown(capsys, "show", pid, "libc.text").count("libc.so.6") == 1
+
+
+def test_show_json(capsys: Capture, pid: int, tmp_path: Path):
+    """Everything, in a file that show and load() read again."""
+    saved = tmp_path / "map.json"
+    saved.write_text(shown(capsys, "show", "--json", pid))
+    assert json.loads(saved.read_text())["format"] == "pytest-pmaps snapshot"
+    assert load(saved).pid == pid
+    assert shown(capsys, "show", saved) == dumps(load(saved))
+    only = loads(shown(capsys, "show", "--json", saved, "[stack]"))
+    assert [m.path for m in only.mappings] == ["[stack]"]
+
+
+def test_show_summary_fits(capsys: Capture, pid: int, monkeypatch: pytest.MonkeyPatch):
+    """A table within the terminal's width, with the total that the snapshot has."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shown(capsys, "show", "--summary", pid).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["mapping", "rss", "pss", "dirty", "swap"]
+    assert lines[-1].startswith("total")
+    assert any(line.startswith("libc.so.6") for line in lines)
+
+
+def test_show_says_when_a_selector_misses(capsys: Capture, pid: int):
+    """With near matches, on stderr, exit code 2."""
+    assert main(["show", str(pid), "libd"]) == 2
+    assert "no mapping matches 'libd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "nothing"),
+        ("hello\n", "line 1"),
+        ('{"format": "other"}', "format"),
+        ("[1, 2", "line 1"),
+        ("\0", "line 1"),
+    ],
+)
+def test_show_refuses_foreign_files(capsys: Capture, tmp_path: Path, text: str, says: str):
+    """One line that names the file and the place; no traceback."""
+    foreign = tmp_path / "foreign"
+    foreign.write_text(text)
+    code = main(["show", str(foreign)])
+    error = capsys.readouterr().err
+    if text == "":
+        assert code in (0, 2)  # an empty map is the map of a process without mappings
+        return
+    assert (code, error.count("\n")) == (2, 1)
+    assert str(foreign) in error
+    assert says in error
+
+
+def test_show_survives_a_closed_pipe(pid: int):
+    """``pmaps show PID | head`` ends quietly."""
+    code = "from pytest_pmaps.cli import main; raise SystemExit(main())"
+    command = f"'{sys.executable}' -P -c '{code}' show {os.getpid()} | head -1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert run.stderr == ""
+    assert run.stdout.count("\n") == 1
+
+
+def test_doctor_names_every_source(capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    """Each with what it decides; those that do not work with reason and remedy; 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shown(capsys, "doctor")
+    for name in ("maps", "smaps", "numa_maps", "pagemap", "pfn", "kpageflags", "kpagecount", "pte"):
+        assert name in text
+    assert "To see more" in text
+    assert "What moves by itself" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("because ") == text.count("   no  ")
+
+
+def test_snapshot_and_show_agree(capsys: Capture, pid: int):
+    """The command line shows what the library sees, on an idle process."""
+    count = sum(r.count for r in snapshot(pid).ranges() if r.listed)
+    text = shown(capsys, "show", pid)
+    assert sum(int(line.split("\t")[1]) for line in text.splitlines() if "\t" in line) == count
