@@ -116,6 +116,7 @@ struct pm__capture {
     size_t n_parts;
     struct pm__pages pages;
 
+    uint64_t vm_size; /* VmSize, bytes */
     char *scratch; /* PM__SCRATCH bytes, free between steps */
     bool unevictable_seen; /* the host has unevictable pages, or does not say */
     bool swap_seen;        /* the host has swap, or does not say */

@@ -11,8 +11,18 @@
 #include <errno.h>
 #include <string.h>
 
-#define ENTRIES (PM__SCRATCH / sizeof(uint64_t))
+/* One scratch buffer holds pagemap entries in front and scanned regions behind. */
+#define REGIONS ((size_t)2048)
+#define ENTRIES ((PM__SCRATCH - REGIONS * sizeof(struct pm_scan_region)) / sizeof(uint64_t))
 #define MAX_GAP 64 /* pages; a longer gap between mappings costs more to read than to skip */
+
+/* Reading an absent page costs 4 ns, and a TiB has 2^28 of them: where a process has
+ * much more address space than memory, PAGEMAP_SCAN finds what is there. */
+#define SPARSE_MAPPING ((uint64_t)16 << 20)
+#define SPARSE_SLACK ((uint64_t)128 << 20)
+
+/* The ioctl holds mmap_lock of the target while it walks: so many pages at a time. */
+#define SCAN_PAGES 16384
 
 /* Called for each occupied entry in ascending order. */
 typedef int entry_fn(void *arg, size_t mapping, uint64_t vpn, uint64_t entry);
@@ -29,6 +39,12 @@ static bool occupied(uint64_t entry)
     return entry & (PM_PE_PRESENT | PM_PE_SWAP | PM_PE_GUARD);
 }
 
+static bool is_sparse(const struct pm__capture *c, const pm_mapping *m)
+{
+    return m->end - m->start >= SPARSE_MAPPING && pm__features()->scan &&
+           c->vm_size > 2 * c->header.vm_rss + SPARSE_SLACK;
+}
+
 /* How far one read may go from `vpn` in mapping i: over its neighbours too, across small gaps. */
 static uint64_t window_end(const struct pm__capture *c, size_t i, uint64_t vpn)
 {
@@ -36,35 +52,118 @@ static uint64_t window_end(const struct pm__capture *c, size_t i, uint64_t vpn)
     uint64_t end = c->mappings[i].end / ps;
     for (size_t k = i + 1; k < c->n_mappings && end < limit; k++) {
         const pm_mapping *m = &c->mappings[k];
-        if (!readable(c, m) || m->start / ps - end > MAX_GAP)
+        if (!readable(c, m) || m->start / ps - end > MAX_GAP || is_sparse(c, m))
             break;
         end = m->end / ps;
     }
     return end < limit ? end : limit;
 }
 
-static int walk(struct pm__capture *c, entry_fn *fn, void *arg)
+struct walker {
+    struct pm__capture *c;
+    entry_fn *fn;
+    void *arg;
+    uint64_t lo, hi; /* pages of which the buffer holds the entries */
+};
+
+static uint64_t *entries_of(const struct walker *w)
 {
-    uint64_t *buf = (uint64_t *)(void *)c->scratch, ps = c->header.page_size;
-    uint64_t lo = 0, hi = 0; /* what the buffer holds */
-    for (size_t i = 0; i < c->n_mappings; i++) {
-        const pm_mapping *m = &c->mappings[i];
-        uint64_t end = m->end / ps;
-        for (uint64_t vpn = m->start / ps; readable(c, m) && vpn < end; vpn++) {
-            if (vpn < lo || vpn >= hi) {
-                lo = vpn;
-                hi = window_end(c, i, vpn);
-                ssize_t got = pm__pread_full(c->io, c->pagemap, buf, (hi - lo) * 8, lo * 8);
-                if (got < 0)
-                    return pm__fail(c, (int)-got, PM_AT_PAGEMAP, "pagemap");
-                if ((uint64_t)got < (hi - lo) * 8)
-                    return pm__target_verify(c); /* a clean end of file: exec or exit */
-            }
-            uint64_t entry = buf[vpn - lo];
-            int rc = occupied(entry) ? fn(arg, i, vpn, entry) : 0;
+    return (uint64_t *)(void *)w->c->scratch;
+}
+
+static struct pm_scan_region *regions_of(const struct pm__capture *c)
+{
+    return (void *)(c->scratch + ENTRIES * sizeof(uint64_t));
+}
+
+/* In a sparse mapping no further than `to`: behind it nothing is known to be there. */
+static int refill(struct walker *w, size_t i, uint64_t vpn, uint64_t to)
+{
+    struct pm__capture *c = w->c;
+    uint64_t end = window_end(c, i, vpn);
+    w->lo = vpn;
+    w->hi = is_sparse(c, &c->mappings[i]) && to < end ? to : end;
+    size_t want = (w->hi - w->lo) * sizeof(uint64_t);
+    ssize_t got = pm__pread_full(c->io, c->pagemap, entries_of(w), want, w->lo * 8);
+    if (got < 0)
+        return pm__fail(c, (int)-got, PM_AT_PAGEMAP, "pagemap");
+    /* A clean end of file inside user space: exec or exit. */
+    return (size_t)got < want ? pm__target_verify(c) : 0;
+}
+
+static int walk_span(struct walker *w, size_t i, uint64_t from, uint64_t to)
+{
+    for (uint64_t vpn = from; vpn < to; vpn++) {
+        int rc = vpn < w->lo || vpn >= w->hi ? refill(w, i, vpn, to) : 0;
+        uint64_t entry = entries_of(w)[vpn - w->lo];
+        if (rc == 0 && occupied(entry))
+            rc = w->fn(w->arg, i, vpn, entry);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* Up to REGIONS regions of [*at, end) with any of the categories, and how far it came. */
+static int scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any)
+{
+    struct pm_scan_arg arg = {
+        .size = sizeof arg,
+        .start = *at,
+        .end = end,
+        .vec = (uintptr_t)regions_of(c),
+        .vec_len = REGIONS,
+        .max_pages = SCAN_PAGES,
+        .category_mask = all,
+        .category_anyof_mask = any,
+        .return_mask = all | any,
+    };
+    int n = c->io->ioctl(c->io->ctx, c->pagemap, PM_IOC_SCAN, &arg);
+    /* Seen on 6.18: a walk that reaches the end after the kernel's own buffer (512
+     * regions) was flushed reports where that happened, behind which there is more. */
+    if (n > 0 && regions_of(c)[n - 1].end > arg.walk_end)
+        arg.walk_end = regions_of(c)[n - 1].end;
+    if (n >= 0 && arg.walk_end <= *at)
+        return -EIO;
+    *at = arg.walk_end;
+    return n;
+}
+
+/* Regions of a mapping where something is; returns 1 where the kernel cannot tell. */
+static int walk_sparse(struct walker *w, size_t i)
+{
+    struct pm__capture *c = w->c;
+    uint64_t ps = c->header.page_size, at = c->mappings[i].start;
+    while (at < c->mappings[i].end) {
+        bool begun = at != c->mappings[i].start;
+        int n = scan(c, &at, c->mappings[i].end, 0, PM_SCAN_PRESENT | PM_SCAN_SWAPPED);
+        if (n == -ESRCH)
+            return pm__target_verify(c);
+        if (n < 0)
+            return begun ? pm__fail(c, -n, PM_AT_SCAN, "pagemap") : 1;
+        for (int k = 0; k < n; k++) {
+            const struct pm_scan_region *r = &regions_of(c)[k];
+            int rc = walk_span(w, i, r->start / ps, r->end / ps);
             if (rc < 0)
                 return rc;
         }
+    }
+    return 0;
+}
+
+static int walk(struct pm__capture *c, entry_fn *fn, void *arg)
+{
+    struct walker w = {.c = c, .fn = fn, .arg = arg};
+    uint64_t ps = c->header.page_size;
+    for (size_t i = 0; i < c->n_mappings; i++) {
+        const pm_mapping *m = &c->mappings[i];
+        if (!readable(c, m))
+            continue;
+        int rc = is_sparse(c, m) ? walk_sparse(&w, i) : 1;
+        if (rc == 1)
+            rc = walk_span(&w, i, m->start / ps, m->end / ps);
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }
@@ -186,40 +285,23 @@ static void mark(struct pm__capture *c, const struct pm__span *s, uint64_t lo, u
         p->set[i] |= PM_BIT(bit);
 }
 
-/* Windowed: the ioctl holds mmap_lock of the target while it walks. */
-#define SCAN_WINDOW ((uint64_t)64 << 20)
-
 /* Asks the kernel which pages of a mapping are of one category, and marks all of
  * its pages as set or clear.  Leaves them unknown where the kernel cannot tell. */
 int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit)
 {
     pm_mapping *m = &c->mappings[mapping];
     const struct pm__span *s = &c->spans[mapping];
-    uint64_t ps = c->header.page_size, end = m->end;
-    struct pm_scan_region *regions = (void *)c->scratch;
+    uint64_t ps = c->header.page_size;
     if (!pm__features()->scan)
         return 0;
-    for (uint64_t at = m->start; at < end;) {
-        uint64_t stop = end - at > SCAN_WINDOW ? at + SCAN_WINDOW : end;
-        struct pm_scan_arg arg = {
-            .size = sizeof arg,
-            .start = at,
-            .end = stop,
-            .vec = (uintptr_t)regions,
-            .vec_len = PM__SCRATCH / sizeof *regions,
-            .category_mask = category,
-            .return_mask = category,
-        };
-        int n = c->io->ioctl(c->io->ctx, c->pagemap, PM_IOC_SCAN, &arg);
+    for (uint64_t at = m->start; at < m->end;) {
+        int n = scan(c, &at, m->end, category, 0);
         if (n == -ESRCH)
             return pm__target_verify(c);
         if (n < 0)
             return 0;
         for (int k = 0; k < n; k++)
-            mark(c, s, regions[k].start / ps, regions[k].end / ps, bit);
-        if (arg.walk_end <= at)
-            return 0;
-        at = arg.walk_end;
+            mark(c, s, regions_of(c)[k].start / ps, regions_of(c)[k].end / ps, bit);
     }
     for (size_t i = s->first; i < s->first + s->n; i++)
         c->pages.known[i] |= PM_BIT(bit);

@@ -101,6 +101,7 @@ static int read_life(struct pm__capture *c, struct life *life)
                         "status");
     /* The kernel prints the Vm lines only for a task that has an mm. */
     life->has_memory = strstr(buf, "\nVmSize:") != NULL;
+    c->vm_size = status_kb(buf, "\nVmSize:");
     c->header.vm_hwm = status_kb(buf, "\nVmHWM:");
     c->header.vm_rss = status_kb(buf, "\nVmRSS:");
     c->header.vm_pte = status_kb(buf, "\nVmPTE:");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,28 @@ def test_capturing_ourselves_adds_nothing():
     assert min(added) == 0
     assert sum(added) <= 4
     assert kept[-1].verdict.label == "complete", kept[-1].verdict.reasons
+
+
+SPARSE = """
+import ctypes, json, mmap, random, sys
+size = 1 << 40
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+chance = random.Random(1)
+pages = sorted({chance.randrange(size >> 12) for _ in range(10_000)})
+for page in pages:
+    memory[page << 12] = 1
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+print(json.dumps({"start": start, "pages": pages}), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_tebibyte_with_scattered_pages():
+    """Exactly the pages that were written, each once, though PAGEMAP_SCAN finds them."""
+    with targets.running("-c", SPARSE, python=sys.executable) as (pid, info):
+        captured = snapshot(pid)
+    first = info["start"] >> 12
+    window = next(m for m in captured.mappings if m.start <= info["start"] < m.end)
+    found = [r.address // 4096 - first + i for r in window.ranges() for i in range(r.count)]
+    assert [page for page in found if page >= 0] == info["pages"]
+    assert captured.verdict.label == "complete", captured.verdict.reasons
