@@ -357,6 +357,8 @@ static void bound_mapcounts(struct view *v)
     bool usable = v->steady && most > 0 &&
                   numa_of(v, PM_C_NUMA_PAGES) == (int64_t)count_set(v, PM_NORMAL);
     for (size_t i = 0; i < v->n; i++) {
+        if (!raced(v, i) && unknown(v, i, PM_NORMAL))
+            bound(v, i, 0, PM_UNBOUNDED, PM_SRC_PAGEMAP); /* the zero page has none */
         if (raced(v, i) || !is(v, i, PM_NORMAL) || internal(v, i, PM__KCOUNT))
             continue;
         uint32_t hi = usable && is_not(v, i, PM_HUGE) && most < PM_UNBOUNDED ? (uint32_t)most
