@@ -142,9 +142,9 @@ def confounders() -> list[Confounder]:
 
 
 def _confounders() -> Iterator[Confounder]:
-    damon = [_read(str(p)) for p in _glob("/sys/kernel/mm/damon/admin/kdamonds", "*/state")]
-    if "on" in damon:
-        yield Confounder("DAMON", "on", "clears Y by itself: Y and Referenced are noise")
+    damon = _damon()
+    if damon:
+        yield Confounder("DAMON", damon, "clears Y by itself: Y and Referenced are noise")
     lru = _read("/sys/kernel/mm/lru_gen/enabled")
     if lru and int(lru, 16) & 1:
         yield Confounder("MGLRU", lru, "A is always clear, Y is cleared by itself")
@@ -165,11 +165,16 @@ def _confounders() -> Iterator[Confounder]:
         )
 
 
-def _glob(folder: str, pattern: str) -> list[Path]:
+def _damon() -> str:
+    """``on``, that it may be, or nothing; only root may ask."""
+    folder = Path("/sys/kernel/mm/damon/admin/kdamonds")
     try:
-        return sorted(Path(folder).glob(pattern))
+        states = [(kdamond / "state").read_text().strip() for kdamond in folder.glob("[0-9]*")]
+    except PermissionError:
+        return "may be on (only root can tell)"
     except OSError:
-        return []
+        return ""
+    return "on" if "on" in states else ""
 
 
 def _chosen(text: str) -> str:
