@@ -13,7 +13,6 @@ import pytest
 
 from ._plugin import marks, options
 from ._plugin.controller import Controller
-from ._plugin.directory import FindsTemporary
 from ._plugin.fixtures import pmaps, pmaps_snapshot
 from ._plugin.session import SESSION, Session
 
@@ -48,7 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Controller(config, session), "pmaps-controller")
     if settings.report:
-        config.pluginmanager.register(FindsTemporary(session.directory), "pmaps-directory")
+        from ._plugin import finds_temporary
+
+        config.pluginmanager.register(finds_temporary, "pmaps-directory")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -28,11 +28,9 @@ class Controller:
     def run(self) -> Run:
         """What was reported so far."""
         if self._run is None:
-            from importlib.metadata import version
-
             from ..report.run import Run
 
-            self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": version("pytest-pmaps")})
+            self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": _version()})
         return self._run
 
     # ---- pytest-xdist
@@ -73,23 +71,32 @@ class Controller:
         """Write run.json, if there is anything to say or it was asked for."""
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
-        measured = self._run is not None and any(e.details.measured for e in self._run.entries)
+        measured = self._run is not None and any(e.details.seen for e in self._run.entries)
         if self.config.getoption("collectonly") or not (asked or measured):
             return
         from ..files import write_atomically
 
         try:
-            path = self.session.directory.made() / "run.json"
-            write_atomically(path, self.run.dumps(int(exitstatus)))
+            folder = self.session.directory.made()
+            write_atomically(folder / "run.json", self.run.dumps(str(folder), int(exitstatus)))
         except OSError as exc:
             self.problem = f"run.json could not be written: {exc}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what was measured and what failed; pytest asks nobody under --no-summary."""
+        """Say what was measured and what failed."""
         if self._run is not None:
             from . import terminal
 
             terminal.write(terminalreporter, self.run, self.session, self.problem)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pytest-pmaps")
+    except PackageNotFoundError:  # run from its source tree
+        return ""
 
 
 def _outcome(report: pytest.TestReport) -> str:

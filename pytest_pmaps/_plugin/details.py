@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..report.run import TestDetails
     from ..snapshots import Snapshot
 
-__all__ = ["begin", "fail", "measure", "read"]
+__all__ = ["begin", "fail", "measure", "numbers", "read"]
 
 #: Details as JSON; the other properties say the same for people and for JUnit.
 _JSON = "pmaps_record"
@@ -71,25 +71,25 @@ def measure(item: pytest.Item) -> None:
 
 def _measured(item: pytest.Item, record: records.Record) -> list[dict[str, Any]]:
     pairs = records.of_item(item)
-    return [_numbers(*pairs[process]) for process in record.pairs]
+    return [numbers(*pairs[process]) for process in record.pairs]
 
 
-def _numbers(first: Snapshot, last: Snapshot) -> dict[str, Any]:
+def numbers(first: Snapshot, last: Snapshot) -> dict[str, Any]:
     """Of one process: its last snapshot, and the change since the first."""
     from ..snapshots import diff
 
-    numbers = {name: _interval(last.metric(name)) for name in _METRICS}
+    found = {name: _interval(last.metric(name)) for name in _METRICS}
     if first is not last:
         change = diff(last, first)
-        numbers["new_dirty"] = _interval(change.new.dirty)
-        numbers["rss_growth"] = _interval(change.rss)
+        found["new_dirty"] = _interval(change.new.dirty)
+        found["rss_growth"] = _interval(change.rss)
     return {
         "pid": last.pid,
         "comm": last.comm,
         "verdict": last.verdict.label,
         "page_size": last.page_size,
         "sources": [source.name.lower() for source in last.sources],
-        **numbers,
+        **found,
     }
 
 
@@ -119,9 +119,9 @@ def read(properties: list[tuple[str, object]]) -> TestDetails | None:
 
 def _publish(item: pytest.Item) -> None:
     details = of(item)
-    numbers = details.measured[0] if details.measured else {}
+    first = details.seen[0] if details.seen else {}
     named: list[tuple[str, object]] = [
-        (name, _shown(*numbers[metric])) for name, metric in _NUMBERS.items() if metric in numbers
+        (name, _shown(*first[metric])) for name, metric in _NUMBERS.items() if metric in first
     ]
     if details.headline:
         named.append((_HEADLINE, details.headline))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["Directory", "FindsTemporary"]
+__all__ = ["Directory"]
 
 
 class Directory:
@@ -62,14 +62,3 @@ class Directory:
                 continue
             return path
         raise FileExistsError(f"{folder} is full of maps called {stem}")
-
-
-class FindsTemporary:
-    """Registered where maps may have to be saved for tests that use none of our fixtures."""
-
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
-
-    @pytest.fixture(scope="session", autouse=True)
-    def _pmaps_directory(self, request: pytest.FixtureRequest) -> None:
-        self._directory.find(request)

@@ -95,6 +95,7 @@ class _Teller:
         captured = [(target, *_captured(target)) for target in targets]
         self.story.evidence = _evidence(self.failure)
         self.story.changes = list(self._changes([c for _, c, _ in captured if c]))
+        self.details.dumped = [details.numbers(taken, taken) for _, taken, _ in captured if taken]
         for number, evidence in enumerate(self.story.evidence, 1):
             self.story.dumps.append(self._failed(evidence.selection, number))
         for target, taken, note in captured:

@@ -86,7 +86,7 @@ def _asked(config: pytest.Config, name: str) -> Any:
 def _ini(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
-    except ValueError as exc:
+    except (ValueError, pytest.UsageError) as exc:
         raise pytest.UsageError(f"{name}: {exc}") from None
 
 

@@ -58,9 +58,11 @@ class Session:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """A test, or its next attempt, begins."""
         details.begin(item, records.begin(item), self.worker)
-        marks.refuse(item)
         with self._runs(item):
-            return (yield)
+            result = yield
+            # Not before: other plugins take apart in teardown what they put up in setup.
+            marks.refuse(item)
+            return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:

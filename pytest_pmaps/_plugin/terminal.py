@@ -25,7 +25,9 @@ def write(reporter: pytest.TerminalReporter, run: Run, session: Session, problem
     headlines = run.headlines(("footprint", "undetermined") if full else ("footprint",))
     table = _table(run, config, verbosity) if full and verbosity >= 0 else []
     problems = [*run.problems(), *([("", problem)] if problem else [])]
-    if verbosity <= -2 or not (table or headlines or problems):
+    if verbosity <= -2 or config.getoption("no_summary", False):
+        return
+    if not (table or headlines or problems):
         return
     reporter.section("page maps")
     for line in table:

@@ -276,7 +276,16 @@ def _dump(dump: Dump, view: View) -> Iterator[str]:
     if dump.saved:
         yield f"  map: {dump.saved}"
     if snapshot is not None and (view.tables or view.verbosity > 0):
-        yield from summary_table(snapshot, view.width)
+        yield from _cut_table(summary_table(snapshot, view.width), view.limit(_ROWS_SHOWN))
+
+
+def _cut_table(lines: list[str], limit: int | None) -> Iterator[str]:
+    head, *rows, total = lines
+    yield head
+    yield from islice(rows, limit)
+    if limit is not None and len(rows) > limit:
+        yield f"… {len(rows) - limit:,} more rows (-v shows more, -vv all)"
+    yield total
 
 
 def _where(story: Story) -> list[str]:

@@ -10,8 +10,11 @@
                 "kind": "footprint", "headline": "libfoo.so.1 text: 3 dirty pages ...",
                 "maps": ["maps/test_a.py-test_b-....pmaps", ...], "problems": [],
                 "measured": [{"pid": 42, "comm": "python", "verdict": "complete",
-                              "rss": [lo, hi], "dirty": [lo, hi], "new_dirty": [lo, hi], ...}]}]}
+                              "rss": [lo, hi], "dirty": [lo, hi], "new_dirty": [lo, hi], ...}],
+                "dumped": [{"pid": 42, ...}]}]}
 
+``measured`` is from the last snapshot that the test took of a process, ``dumped`` from the one
+taken when it failed.
 Numbers are bytes, as intervals ``[lo, hi]``; null is an end that is not known.
 ``new_dirty`` and ``rss_growth`` are there where a test took two snapshots of a process.
 ``maps`` are relative to run.json; beside each ``.pmaps`` lies a ``.json`` that holds everything.
@@ -21,6 +24,7 @@ Tests that were measured are listed, and tests that failed.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 from collections.abc import Iterable, Iterator
@@ -57,9 +61,16 @@ class TestDetails:
     maps: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
+    dumped: list[dict[str, Any]] = field(default_factory=list)
 
     # Not a test class, whatever pytest thinks of its name.
     __test__ = False
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        """What was measured, and what else was dumped when the test failed."""
+        own = {numbers["pid"] for numbers in self.measured}
+        return [*self.measured, *(n for n in self.dumped if n["pid"] not in own)]
 
     def dumps(self) -> str:
         """As JSON in one line."""
@@ -98,15 +109,17 @@ class Entry:
         """Whether run.json lists it."""
         return self.failed or self.outcome == "rerun" or bool(self.details.measured)
 
-    def as_json(self) -> dict[str, Any]:
-        """One of the ``tests``."""
+    def as_json(self, folder: str) -> dict[str, Any]:
+        """One of the ``tests`` in a run.json in this folder."""
         fields = asdict(self.details)
-        del fields["folder"]
-        measured = [
-            {k: v for k, v in m.items() if k not in ("page_size", "sources")}
-            for m in fields.pop("measured")
+        home = fields.pop("folder")
+        # Workers without pytest's temporary folder have one each.
+        fields["maps"] = [
+            os.path.relpath(os.path.join(home, path), folder) for path in fields["maps"]
         ]
-        return {"nodeid": self.nodeid, "outcome": self.outcome, **fields, "measured": measured}
+        for numbers in (*fields["measured"], *fields["dumped"]):
+            del numbers["page_size"], numbers["sources"]
+        return {"nodeid": self.nodeid, "outcome": self.outcome, **fields}
 
 
 class Run:
@@ -132,14 +145,14 @@ class Run:
         """The tests that are told of, in the order in which they were first reported."""
         return [entry for entry in self._entries.values() if entry.told]
 
-    def dumps(self, exit_status: int) -> str:
-        """The file's text."""
+    def dumps(self, folder: str, exit_status: int) -> str:
+        """The text of a run.json in this folder."""
         return json.dumps(
             {
                 "format": FORMAT,
                 "version": VERSION,
                 "session": {**self._session(), "exit_status": exit_status},
-                "tests": [entry.as_json() for entry in self.entries],
+                "tests": [entry.as_json(folder) for entry in self.entries],
             },
             indent=1,
         )
@@ -157,7 +170,7 @@ class Run:
 
     def _measured(self) -> Iterator[dict[str, Any]]:
         for entry in self.entries:
-            yield from entry.details.measured
+            yield from entry.details.seen
 
     # ---- for people
 
@@ -178,9 +191,7 @@ class Run:
         """What was measured, a row for each test and process; [] where nothing was."""
         from .text import table  # needs the engine, and writing run.json does not
 
-        rows = [
-            [_test(entry), *_cells(m)] for entry in self.entries for m in entry.details.measured
-        ]
+        rows = [[_test(entry), *_cells(m)] for entry in self.entries for m in entry.details.seen]
         if not rows:
             return []
         shown = rows[:limit]

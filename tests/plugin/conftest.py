@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from plugin.shared import PREAMBLE, SOURCE, Run
 
+
 @pytest.fixture(scope="session")
 def libfoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built library."""
@@ -36,7 +37,9 @@ def run(pytester: pytest.Pytester, libfoo: Path, monkeypatch: pytest.MonkeyPatch
 
     def run(text: str, *args: object) -> pytest.RunResult:
         pytester.makepyfile(test_it=PREAMBLE + text)
-        return pytester.run(sys.executable, "-m", "pytest", f"--basetemp={pytester.path}/tmp", *args)
+        return pytester.run(
+            sys.executable, "-m", "pytest", f"--basetemp={pytester.path}/tmp", *args
+        )
 
     return run
 

@@ -45,4 +45,8 @@ def test_dirty(pmaps_snapshot):
     assert_no_dirty(after["libfoo.data"], since=before)
 """
 
+needs_subtests = pytest.mark.skipif(
+    int(pytest.__version__.partition(".")[0]) < 9, reason="subtests came with pytest 9"
+)
+
 Run = Callable[..., pytest.RunResult]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from plugin.shared import Run
@@ -94,7 +96,7 @@ def test_does_not():
     )
 
 
-def test_wide_fixture_in_teardown(run: Run) -> None:
+def test_wide_fixture_in_teardown(run: Run, folder: Path) -> None:
     """What a module's fixture captures at its end is its own, too: nobody's snapshot is lost."""
     result = run(
         """
@@ -105,9 +107,12 @@ def whole(pmaps_snapshot):
     assert_no_dirty(pmaps_snapshot()["libfoo.data"], since=before)
 
 def test_one(whole): pass
-def test_two(whole, pmaps_snapshot): foo.foo_write(3)
+def test_two(whole): foo.foo_write(3)
 """
     )
+    # The test during whose teardown it happened captured nothing itself.
+    (told,) = json.loads((folder / "run.json").read_text())["tests"]
+    assert (told["outcome"], told["measured"]) == ("error", [])
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.re_match_lines(
         [
@@ -188,7 +193,7 @@ def test_loads_nothing_heavy() -> None:
     ).stderr
     names = {line.rpartition("|")[2].strip() for line in imported.splitlines()}
     assert "pytest_pmaps.plugin" in names
-    heavy = ("_engine", "_native", "cffi", "hypothesis", ".report")
+    heavy = ("_engine", "_native", "cffi", "hypothesis", "pytest_pmaps.report")
     assert not [name for name in names if any(word in name for word in heavy)]
 
 

@@ -56,7 +56,9 @@ def test_content(run: Run, folder: Path, workers: list[str]) -> None:
     assert tests["test_passes"]["outcome"] == "passed"
     assert tests["test_passes"]["maps"] == []
     assert "new_dirty" not in tests["test_passes"]["measured"][0]
-    assert tests["test_undetermined"]["kind"] == ""  # it captured nothing: not asked for
+    # It captured nothing, and nobody asked for the dump of every failing test.
+    undetermined = tests["test_undetermined"]
+    assert (undetermined["outcome"], undetermined["dumped"]) == ("failed", [])
 
 
 def test_none_without_need(run: Run, folder: Path) -> None:
@@ -111,7 +113,9 @@ def test_xpass(pmaps_snapshot): assert pmaps_snapshot().rss > 0
 def test_skip(pmaps_snapshot): pmaps_snapshot(); pytest.skip()
 """
     )
-    told = [(t["nodeid"].partition("::")[2], t["outcome"], t["phase"]) for t in read(folder)["tests"]]
+    told = [
+        (t["nodeid"].partition("::")[2], t["outcome"], t["phase"]) for t in read(folder)["tests"]
+    ]
     assert told == [
         ("test_error", "error", "teardown"),
         ("test_xfail", "xfailed", "call"),
@@ -122,13 +126,14 @@ def test_skip(pmaps_snapshot): pmaps_snapshot(); pytest.skip()
 
 def test_summary_has_a_table(run: Run) -> None:
     """--pmaps-report ends with what was measured, then the headlines, then where it all is."""
-    result = run(MIXED, "--pmaps-report")
+    result = run(MIXED, "--pmaps-report", "-W", "error")
     result.stdout.re_match_lines(
         [
             r"=+ page maps =+",
             r"test +process +rss +dirty +new dirty +capture",
             r"test_it\.py::test_dirty .* complete",
             r"test_it\.py::test_passes .* - +complete",
+            r"test_it\.py::test_undetermined .* - +complete",
             r"test_it\.py::test_dirty",
             r"  libfoo\.so\.1 data: 1 new dirty page \(4 KiB\), allowed 0",
             r"test_it\.py::test_undetermined",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
-from plugin.shared import DIRTY, Run
+from plugin.shared import DIRTY, PREAMBLE, Run, needs_subtests
 
 HEADLINE = "libfoo.so.1 data: 1 new dirty page (4 KiB), allowed 0"
 SECTION = [
@@ -34,10 +35,22 @@ def test_no_cacheprovider(run: Run) -> None:
     run(DIRTY, "-p", "no:cacheprovider").stdout.fnmatch_lines(SECTION)
 
 
-def test_no_tmpdir_plugin(run: Run) -> None:
+def test_no_tmpdir_plugin(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Without pytest's temporary folders maps go to a folder of their own."""
-    result = run(DIRTY, "-p", "no:tmpdir")
-    result.stdout.fnmatch_lines(["E*FootprintError*", "maps are in */pytest-pmaps-*/maps"])
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # --basetemp is that plugin's, too.
+    pytester.makepyfile(test_it=PREAMBLE + DIRTY)
+    result = pytester.run(sys.executable, "-m", "pytest", "-p", "no:tmpdir")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            *SECTION[:5],
+            f"maps are in {tmp_path}/pytest-pmaps-*/maps",
+            f"run.json and maps: {tmp_path}/*",
+        ]
+    )
 
 
 def test_junit(run: Run, pytester: pytest.Pytester) -> None:
@@ -83,6 +96,7 @@ class TestFoo(unittest.TestCase):
     result.stdout.fnmatch_lines(SECTION)
 
 
+@needs_subtests
 def test_subtests(run: Run) -> None:
     """Each failing subtest shows its own section; the test's own line has none."""
     result = run(
@@ -108,10 +122,11 @@ def test_pages(pmaps_snapshot, subtests):
 
 
 @pytest.mark.parametrize("arguments", ["", "raises=AssertionError", "raises=FootprintError"])
-def test_xfail(run: Run, arguments: str) -> None:
-    """An expected failure is XFAIL and shows nothing."""
-    result = run(f"@pytest.mark.xfail({arguments})" + DIRTY, "-rx")
+def test_xfail(run: Run, folder: Path, arguments: str) -> None:
+    """An expected failure is XFAIL, shows nothing, and saves no map."""
+    result = run(f"@pytest.mark.xfail({arguments})" + DIRTY, "-rx", "--xfail-tb")
     result.assert_outcomes(xfailed=1)
+    assert not (folder / "maps").exists()
     result.stdout.no_fnmatch_line("*- pmaps -*")
     result.stdout.no_fnmatch_line("*page maps*")
 
@@ -215,25 +230,21 @@ def test_page(pmaps_snapshot, page):
     result.stdout.no_fnmatch_line("*session.py*")
 
 
-def test_given_keeps_the_setup_of_the_test(run: Run) -> None:
-    """What the test captured before its first example is where every example begins."""
+def test_given_keeps_what_came_before(run: Run) -> None:
+    """What a fixture captured before the first example is compared with in every example."""
     result = run(
         """
 from hypothesis import given, settings, strategies as st
-class TestIt:
-    def setup_method(self):
-        TestIt.earliest = None
+@pytest.fixture(scope="module")
+def early(pmaps_snapshot):
+    pmaps_snapshot()
+    foo.foo_write(6)
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _early(self, pmaps_snapshot):
-        pmaps_snapshot()
-        foo.foo_write(6)
-
-    @settings(database=None, max_examples=5, derandomize=True)
-    @given(st.booleans())
-    def test_page(self, pmaps_snapshot, flag):
-        pmaps_snapshot()
-        assert 0
+@settings(database=None, max_examples=5, derandomize=True)
+@given(flag=st.booleans())
+def test_page(early, pmaps_snapshot, flag):
+    pmaps_snapshot()
+    assert 0
 """
     )
     result.assert_outcomes(failed=1)
