@@ -87,6 +87,8 @@ struct pm__span {
 struct pm__record {
     pm_mapping m;
     const char *name;
+    char vmflags[256]; /* kept apart until all of the entry is read: `extra` is one piece */
+    size_t vmflags_len;
     bool open;
 };
 

@@ -60,8 +60,8 @@ pm_snapshot *pm__snapshot_new(const struct pm__sizes *s)
 static bool joins(const struct pm__pages *p, size_t i)
 {
     return p->vpn[i] == p->vpn[i - 1] + 1 &&
-           !((p->set[i] ^ p->set[i - 1]) & PM__PUBLIC) &&
            !((p->known[i] ^ p->known[i - 1]) & PM__PUBLIC) &&
+           !((p->set[i] ^ p->set[i - 1]) & p->known[i] & PM__PUBLIC) &&
            p->mapcount_lo[i] == p->mapcount_lo[i - 1] && p->mapcount_hi[i] == p->mapcount_hi[i - 1];
 }
 

@@ -144,7 +144,8 @@ static bool parse_counter(struct reader *r, const char *line, size_t len)
         const char *p = colon + 1;
         while (p < end && *p == ' ')
             p++;
-        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0)
+        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 ||
+            v > INT64_MAX / 1024)
             return false;
         counters_of(r)[keys[i].counter] = (int64_t)(v * 1024);
         return true;
@@ -263,7 +264,10 @@ static int finish(struct reader *r)
         return 0;
     r->rec.open = false;
     r->met++;
-    int rc = 0;
+    pm_mapping *m = &r->rec.m;
+    int rc = pm__add_string(r->c, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
+    if (rc < 0)
+        return rc;
     if (r->pass == PM__BEFORE && !is_hidden(r))
         rc = append(r);
     else if (r->pass == PM__AFTER && !is_hidden(r))
@@ -284,6 +288,7 @@ static int begin(struct reader *r, const char *line, size_t len)
     if (!parse_header(line, len, m, &name))
         return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "mapping line");
     r->rec.open = true;
+    r->rec.vmflags_len = 0;
     int rc = pm__add_string(r->c, name, m->name_len, &m->name, &m->name_len);
     r->rec.name = r->c->strings + m->name;
     return rc;
@@ -299,10 +304,12 @@ static int on_line(void *arg, const char *line, size_t len)
     }
     if (!r->rec.open)
         return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "a counter before any mapping");
-    if (len > 9 && memcmp(line, "VmFlags: ", 9) == 0) {
+    if (len > 9 && memcmp(line, "VmFlags: ", 9) == 0 && len - 9 <= sizeof r->rec.vmflags) {
         while (len > 9 && line[len - 1] == ' ')
             len--;
-        return pm__add_string(r->c, line + 9, len - 9, &r->rec.m.vmflags, &r->rec.m.vmflags_len);
+        r->rec.vmflags_len = len - 9;
+        memcpy(r->rec.vmflags, line + 9, len - 9);
+        return 0;
     }
     if (parse_counter(r, line, len))
         return 0;

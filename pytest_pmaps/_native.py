@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -352,8 +353,13 @@ class Columns:
         """The page ranges in a window, made one by one; those at its edges are cut to it."""
         m, c = self.mappings[window.mapping], self._columns
         first, stop = window.start // self.page_size, window.end // self.page_size
-        for r in range(m.first_range, m.first_range + m.n_ranges):
+        behind = m.first_range + m.n_ranges
+        # The range in front of the one that begins there may reach into the window.
+        r = bisect_right(self._pages, first, m.first_range, behind)
+        for r in range(max(r - 1, m.first_range), behind):
             lo, hi = max(c.page[r], first), min(c.page[r] + c.count[r], stop)
+            if lo >= stop:
+                return
             if lo < hi:
                 yield self._range(m, r, lo, hi - lo)
 
@@ -368,6 +374,10 @@ class Columns:
             set_bits=c.set[r],
             known_bits=c.known[r],
         )
+
+    @cached_property
+    def _pages(self) -> memoryview:
+        return self._buffer("page", "Q")
 
     def buffers(self) -> dict[str, memoryview]:
         """The columns themselves, read-only, one element a range; they keep the snapshot alive."""

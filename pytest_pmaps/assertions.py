@@ -125,14 +125,14 @@ def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
     earlier = _same_in(since, selection)
     assert new is not None
     gone = New(earlier, selection.columns)
-    for count, what, fact in (
-        (new.dirty, "became dirty", Fact.DIRTY),
-        (new.rss, "came", Fact.NORMAL),
-        (gone.rss, "went", Fact.NORMAL),
+    for count, what, evidence in (
+        (new.dirty, "became dirty", Evidence(selection, Fact.DIRTY, since)),
+        (new.rss, "came", Evidence(selection, Fact.NORMAL, since)),
+        (gone.rss, "went", Evidence(earlier, Fact.NORMAL, selection)),
     ):
         if count > 0:
             text = f"{selection.label}: {_amount(count, '')} {what}, expected none"
-            raise FootprintError(" ".join(text.split()), Evidence(selection, fact, since))
+            raise FootprintError(" ".join(text.split()), evidence)
 
 
 def _same_in(since: Snapshot | Selection, selection: Selection) -> Counted:

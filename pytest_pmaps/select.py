@@ -28,7 +28,17 @@ from typing import NamedTuple, TypeAlias
 from .errors import AmbiguousMapping, NoSuchMapping
 from .model import PARTS, Kind
 
-__all__ = ["Entry", "Parsed", "Reading", "Resolution", "Selector", "parse", "resolve", "stem"]
+__all__ = [
+    "Entry",
+    "Parsed",
+    "Reading",
+    "Resolution",
+    "Selector",
+    "parse",
+    "printable",
+    "resolve",
+    "stem",
+]
 
 #: What selects mappings.
 Selector: TypeAlias = "str | re.Pattern[str] | ModuleType | os.PathLike[str]"
@@ -37,6 +47,17 @@ _DELETED = " (deleted)"
 _SPECIAL = re.compile(r"\[[^][]*\]")
 _MANY_SHOWN = 8
 _NEAR_SHOWN = 5
+
+
+def printable(name: str) -> str:
+    r"""A name for people: bytes that are not UTF-8 become ``\xff``, as no terminal, no XML and
+    no xdist worker takes what Python keeps them as.
+    """
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no name that came from the kernel
+        data = name.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 class Entry(NamedTuple):
@@ -64,8 +85,8 @@ class Entry(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """How messages call it."""
-        return self.basename or "[anon]"
+        """How messages call it; bytes that are no UTF-8 are spelled out."""
+        return printable(self.basename) or "[anon]"
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -288,7 +309,7 @@ def _ambiguous(text: str, files: Sequence[Entry]) -> str:
 
 
 def _full_name(entry: Entry, with_inode: bool) -> str:
-    name = entry.name or "[anon]"
+    name = printable(entry.name) or "[anon]"
     return f"{name} (inode {entry.inode})" if with_inode and entry.inode else name
 
 

@@ -62,9 +62,11 @@ def amount(count: Count) -> str:
     lo, hi = count.bytes.bounds
     if lo is None or hi is None:
         return "?"
-    if lo == hi:
-        return format_bytes_short(lo)
-    return f"{format_bytes_short(lo)}..{format_bytes_short(hi)}"
+    low, high = format_bytes_short(lo), format_bytes_short(hi)
+    if low == high:
+        return low if lo == hi else f"~{low}"
+    number, _, unit = low.partition(" ")
+    return f"{number}..{high}" if not unit or high.endswith(f" {unit}") else f"{low}..{high}"
 
 
 def format_bytes_short(number: int) -> str:

@@ -54,6 +54,7 @@ struct fk_page {
     bool ksm, huge, uffdwp, softdirty;
     bool bad_bit56; /* huge pages: bit 56 is not to be trusted */
     uint32_t mapcount;
+    uint32_t head_mapcount; /* huge pages: numa_maps looks at the first; 0: no other */
     uint64_t frame;
 };
 
@@ -75,7 +76,7 @@ struct fk_mapping {
 struct fk_world {
     struct fk_mapping *mappings;
     size_t n;
-    bool no_unevictable; /* meminfo says there is none on this host */
+    bool no_unevictable, no_swap; /* meminfo says there is none on this host */
 };
 
 /* ---- the kernel ------------------------------------------------------------------- */
@@ -136,6 +137,8 @@ struct fake {
     bool show_frames, no_numa, no_kpage, no_scan;
     size_t max_read;     /* reads give at most this; 0: no limit */
     size_t scan_regions; /* PAGEMAP_SCAN returns at most this many; 0: as asked */
+    bool scan_by_pass;   /* it shows what pagemap shows, not the moment between */
+    bool scan_lies;      /* ... and names too low an address as where it stopped */
 
     /* The test's own text instead of what the worlds say; by pass where there are two. */
     const char *smaps[2], *numa[2], *stat, *status, *meminfo, *maps;
@@ -151,10 +154,12 @@ struct fake {
 
     /* what happened */
     unsigned calls, opens, closes, misuse, pagemap_reads;
+    uint64_t pagemap_entries;
     int generation;
     bool dead, zombie;
     int smaps_pass, numa_pass, pagemap_pass;
-    uint64_t pagemap_end;
+    uint64_t pagemap_end, scanned;
+    int scan_pass;
     struct {
         enum fk_kind kind;
         int generation;
@@ -220,31 +225,56 @@ static inline bool fk_truth(const struct fk_mapping *m, const struct fk_page *p,
 {
     bool normal = fk_normal(p);
     switch (bit) {
-    case PM_YOUNG: return normal && p->young;
-    case PM_REFERENCED: return normal && p->referenced;
-    case PM_ACTIVE: return normal && p->active;
-    case PM_UPTODATE: return normal;
-    case PM_PTEDIRTY: return normal && p->pte_dirty;
-    case PM_PAGEDIRTY: return normal && p->page_dirty;
-    case PM_WRITEBACK: return normal && p->writeback;
-    case PM_PRESENT: return fk_present(p);
-    case PM_NORMAL: return normal;
-    case PM_SWAPPED: return p->what == FK_SWAPPED;
-    case PM_FILE: return p->what == FK_FILE || p->what == FK_MIGRATING_FILE;
-    case PM_ANON: return p->what == FK_ANON;
-    case PM_EXCLUSIVE: return normal && p->mapcount == 1;
-    case PM_SHARED: return normal && p->mapcount > 1;
-    case PM_HUGE: return p->huge;
-    case PM_ZERO: return p->what == FK_ZERO;
-    case PM_SOFTDIRTY: return p->softdirty;
-    case PM_UFFDWP: return p->uffdwp || p->what == FK_MARKER;
-    case PM_KSM: return normal && p->ksm;
-    case PM_GUARD: return p->what == FK_GUARD;
-    case PM_LAZYFREE: return normal && fk_lazyfree(p);
-    case PM_DIRTY: return fk_dirty(m, p);
-    case PM_TOUCHED: return normal && (p->young || p->folio_young || p->referenced);
-    case PM_PORD: return normal && (p->pte_dirty || p->page_dirty);
-    default: return false;
+    case PM_YOUNG:
+        return normal && p->young;
+    case PM_REFERENCED:
+        return normal && p->referenced;
+    case PM_ACTIVE:
+        return normal && p->active;
+    case PM_UPTODATE:
+        return normal;
+    case PM_PTEDIRTY:
+        return normal && p->pte_dirty;
+    case PM_PAGEDIRTY:
+        return normal && p->page_dirty;
+    case PM_WRITEBACK:
+        return normal && p->writeback;
+    case PM_PRESENT:
+        return fk_present(p);
+    case PM_NORMAL:
+        return normal;
+    case PM_SWAPPED:
+        return p->what == FK_SWAPPED;
+    case PM_FILE:
+        return p->what == FK_FILE || p->what == FK_MIGRATING_FILE;
+    case PM_ANON:
+        return p->what == FK_ANON;
+    case PM_EXCLUSIVE:
+        return normal && p->mapcount == 1;
+    case PM_SHARED:
+        return normal && p->mapcount > 1;
+    case PM_HUGE:
+        return p->huge;
+    case PM_ZERO:
+        return p->what == FK_ZERO;
+    case PM_SOFTDIRTY:
+        return p->softdirty;
+    case PM_UFFDWP:
+        return p->uffdwp || p->what == FK_MARKER;
+    case PM_KSM:
+        return normal && p->ksm;
+    case PM_GUARD:
+        return p->what == FK_GUARD;
+    case PM_LAZYFREE:
+        return normal && fk_lazyfree(p);
+    case PM_DIRTY:
+        return fk_dirty(m, p);
+    case PM_TOUCHED:
+        return normal && (p->young || p->folio_young || p->referenced);
+    case PM_PORD:
+        return normal && (p->pte_dirty || p->page_dirty);
+    default:
+        return false;
     }
 }
 
@@ -290,10 +320,10 @@ static inline void fk_counters(const struct fk_mapping *m, int64_t c[PM_N_COUNTE
 static inline void fk_smaps_mapping(struct fk_text *t, const struct fk_mapping *m)
 {
     static const char *const keys[PM_C_NUMA_PAGES] = {
-        "Size",          "KernelPageSize", "MMUPageSize",    "Rss",
-        "Pss",           "Pss_Dirty",      "Shared_Clean",   "Shared_Dirty",
-        "Private_Clean", "Private_Dirty",  "Referenced",     "Anonymous",
-        "KSM",           "LazyFree",       "AnonHugePages",  "ShmemPmdMapped",
+        "Size",          "KernelPageSize", "MMUPageSize",     "Rss",
+        "Pss",           "Pss_Dirty",      "Shared_Clean",    "Shared_Dirty",
+        "Private_Clean", "Private_Dirty",  "Referenced",      "Anonymous",
+        "KSM",           "LazyFree",       "AnonHugePages",   "ShmemPmdMapped",
         "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb", "Swap",
         "SwapPss",       "Locked"};
     int64_t c[PM_N_COUNTERS];
@@ -303,8 +333,7 @@ static inline void fk_smaps_mapping(struct fk_text *t, const struct fk_mapping *
               m->name ? m->name : "");
     fk_counters(m, c);
     for (int k = 0; k < PM_C_NUMA_PAGES && !m->no_counters; k++)
-        fk_printf(t, "%s:%*lld kB\n", keys[k], (int)(23 - strlen(keys[k])),
-                  (long long)c[k] / 1024);
+        fk_printf(t, "%s:%*lld kB\n", keys[k], (int)(23 - strlen(keys[k])), (long long)c[k] / 1024);
     if (m->lines)
         fk_printf(t, "%s", m->lines);
     if (m->vmflags)
@@ -324,7 +353,8 @@ static inline void fk_numa_mapping(struct fk_text *t, const struct fk_mapping *m
         dirty += p->pte_dirty || p->page_dirty;
         active += p->active || p->unevictable;
         writeback += p->writeback;
-        mapmax = p->mapcount > mapmax ? p->mapcount : mapmax;
+        uint32_t seen = p->head_mapcount ? p->head_mapcount : p->mapcount;
+        mapmax = seen > mapmax ? seen : mapmax;
     }
     pages += m->lie[PM_C_NUMA_PAGES];
     active += m->lie[PM_C_NUMA_ACTIVE];
@@ -356,16 +386,24 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     uint64_t e = (p->softdirty && pm__features()->softdirty ? PM_PE_SOFTDIRTY : 0) |
                  (p->uffdwp ? PM_PE_UFFDWP : 0);
     switch (p->what) {
-    case FK_NONE: return 0;
-    case FK_SWAPPED: return e | PM_PE_SWAP;
-    case FK_GUARD: return PM_PE_SWAP | (pm__features()->guard ? PM_PE_GUARD : 0);
-    case FK_MARKER: return PM_PE_SWAP | PM_PE_UFFDWP;
-    case FK_MIGRATING_FILE: e |= PM_PE_FILE; /* fall through */
-    case FK_MIGRATING_ANON: return e | PM_PE_SWAP | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
+    case FK_NONE:
+        return 0;
+    case FK_SWAPPED:
+        return e | PM_PE_SWAP;
+    case FK_GUARD:
+        return PM_PE_SWAP | (pm__features()->guard ? PM_PE_GUARD : 0);
+    case FK_MARKER:
+        return PM_PE_SWAP | PM_PE_UFFDWP;
+    case FK_MIGRATING_FILE:
+        e |= PM_PE_FILE; /* fall through */
+    case FK_MIGRATING_ANON:
+        return e | PM_PE_SWAP | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
     case FK_ZERO: /* the huge one has a struct page, which is not anonymous */
         return e | PM_PE_PRESENT | frame | (p->huge ? PM_PE_FILE : 0);
-    case FK_PFN: return e | PM_PE_PRESENT | frame;
-    default: break;
+    case FK_PFN:
+        return e | PM_PE_PRESENT | frame;
+    default:
+        break;
     }
     bool once = (p->mapcount == 1) != p->bad_bit56;
     return e | PM_PE_PRESENT | frame | (p->what == FK_FILE ? PM_PE_FILE : 0) |
@@ -415,12 +453,23 @@ static inline bool fk_strikes(struct fake *f, bool reads, long *rc)
     if (++f->calls != f->fail_at)
         return false;
     switch (f->fault) {
-    case FK_ERRNO: *rc = -f->fail_errno; return true;
-    case FK_EOF: *rc = 0; return reads;
-    case FK_DIE: f->dead = true; break;
-    case FK_ZOMBIE: f->dead = f->zombie = true; break;
-    case FK_EXEC: f->generation++; break;
-    default: break;
+    case FK_ERRNO:
+        *rc = -f->fail_errno;
+        return true;
+    case FK_EOF:
+        *rc = 0;
+        return reads;
+    case FK_DIE:
+        f->dead = true;
+        break;
+    case FK_ZOMBIE:
+        f->dead = f->zombie = true;
+        break;
+    case FK_EXEC:
+        f->generation++;
+        break;
+    default:
+        break;
     }
     return false;
 }
@@ -428,7 +477,8 @@ static inline bool fk_strikes(struct fake *f, bool reads, long *rc)
 static inline void fk_restart(struct fake *f)
 {
     f->smaps_pass = f->numa_pass = f->pagemap_pass = -1;
-    f->pagemap_end = UINT64_MAX;
+    f->pagemap_end = f->scanned = UINT64_MAX;
+    f->scan_pass = -1;
 }
 
 static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *file)
@@ -436,11 +486,16 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
     static const struct {
         const char *path;
         enum fk_kind kind;
-    } table[] = {{"stat", FK_F_STAT},          {"status", FK_F_STATUS},
-                 {"smaps", FK_F_SMAPS},        {"numa_maps", FK_F_NUMA},
-                 {"pagemap", FK_F_PAGEMAP},    {"/proc/kpageflags", FK_F_KFLAGS},
-                 {"/proc/meminfo", FK_F_MEMINFO}, {"/proc/kpagecount", FK_F_KCOUNT},
-                 {"/proc/self/maps", FK_F_MAPS},  {"/proc/self", FK_F_DIR},
+    } table[] = {{"stat", FK_F_STAT},
+                 {"status", FK_F_STATUS},
+                 {"smaps", FK_F_SMAPS},
+                 {"numa_maps", FK_F_NUMA},
+                 {"pagemap", FK_F_PAGEMAP},
+                 {"/proc/kpageflags", FK_F_KFLAGS},
+                 {"/proc/meminfo", FK_F_MEMINFO},
+                 {"/proc/kpagecount", FK_F_KCOUNT},
+                 {"/proc/self/maps", FK_F_MAPS},
+                 {"/proc/self", FK_F_DIR},
                  {"/proc/99999999", FK_F_DIR}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (strcmp(path, table[i].path) == 0)
@@ -573,11 +628,16 @@ static inline void fk_render(struct fake *f, enum fk_kind kind, struct fk_text *
         if (f->meminfo)
             fk_own_text(t, f->meminfo, 0);
         else
-            fk_printf(t, "MemTotal: 1000 kB\nUnevictable:       %d kB\n",
-                      fk_now(f, FK_SMAPS1)->no_unevictable ? 0 : 17088);
+            fk_printf(
+                t, "MemTotal: 1000 kB\nSwapCached: 0 kB\nUnevictable:  %d kB\nSwapTotal: %d kB\n",
+                fk_now(f, FK_SMAPS1)->no_unevictable ? 0 : 17088,
+                fk_now(f, FK_SMAPS1)->no_swap ? 0 : 1 << 20);
         break;
-    case FK_F_MAPS: fk_own_text(t, f->maps, 0); break;
-    default: break;
+    case FK_F_MAPS:
+        fk_own_text(t, f->maps, 0);
+        break;
+    default:
+        break;
     }
 }
 
@@ -596,6 +656,7 @@ static inline size_t fk_read_pagemap(struct fake *f, uint64_t *buf, size_t n, ui
         f->pagemap_pass++;
     f->pagemap_end = offset + n;
     f->pagemap_reads++;
+    f->pagemap_entries += n / 8;
     const struct fk_world *w = fk_now(f, f->pagemap_pass > 0 ? FK_PAGEMAP2 : FK_PAGEMAP1);
     uint64_t from = offset / 8, to = from + n / 8;
     memset(buf, 0, n);
@@ -649,55 +710,86 @@ static inline ssize_t fk_pread(void *ctx, int fd, void *buf, size_t n, uint64_t 
     if (f->dead && !f->zombie && (kind == FK_F_STAT || kind == FK_F_STATUS))
         return -ESRCH;
     switch (kind) {
-    case FK_F_DIR: return -EISDIR;
-    case FK_F_PAGEMAP: return (ssize_t)fk_read_pagemap(f, buf, n, offset);
+    case FK_F_DIR:
+        return -EISDIR;
+    case FK_F_PAGEMAP:
+        return (ssize_t)fk_read_pagemap(f, buf, n, offset);
     case FK_F_KFLAGS:
-    case FK_F_KCOUNT: return (ssize_t)fk_read_kpage(f, kind, buf, n, offset);
+    case FK_F_KCOUNT:
+        return (ssize_t)fk_read_kpage(f, kind, buf, n, offset);
     case FK_F_OBJECT: {
         const struct fk_file *o = &f->files[f->fds[fd - FK_FD0].file];
         return (ssize_t)fk_read_bytes(o->bytes, o->n, buf, n, offset);
     }
-    default: break;
+    default:
+        break;
     }
     if (offset == 0)
         fk_render(f, kind, t);
     return (ssize_t)fk_read_bytes(t->s, t->n, buf, n, offset);
 }
 
-static inline bool fk_in_category(const struct fk_page *p, uint64_t category)
+static inline uint64_t fk_categories(const struct fk_page *p)
 {
-    return (category & PM_SCAN_ZERO && p->what == FK_ZERO) ||
-           (category & PM_SCAN_HUGE && p->huge && fk_present(p));
+    bool absent = p->what == FK_NONE, present = fk_present(p);
+    return (present  ? PM_SCAN_PRESENT
+            : absent ? 0
+                     : PM_SCAN_SWAPPED) |
+           (p->what == FK_ZERO ? PM_SCAN_ZERO : 0) | (p->huge && present ? PM_SCAN_HUGE : 0);
 }
 
-/* PAGEMAP_SCAN of one mapping's pages, for one category. */
+struct fk_regions {
+    struct pm_scan_arg *arg;
+    struct pm_scan_region *out;
+    uint64_t room, pages;
+    int n;
+};
+
+/* Adds a page; false when the vector or max_pages is used up. */
+static inline bool fk_add_page(struct fk_regions *r, uint64_t at)
+{
+    bool joins = r->n && r->out[r->n - 1].end == at;
+    if ((r->arg->max_pages && r->pages == r->arg->max_pages) ||
+        (!joins && (uint64_t)r->n == r->room)) {
+        r->arg->walk_end = at;
+        return false;
+    }
+    r->pages++;
+    if (joins)
+        r->out[r->n - 1].end += FK_PAGE;
+    else
+        r->out[r->n++] = (struct pm_scan_region){at, at + FK_PAGE, r->arg->return_mask};
+    return true;
+}
+
+/* PAGEMAP_SCAN */
 static inline int fk_scan(struct fake *f, struct pm_scan_arg *arg)
 {
-    struct pm_scan_region *out = (struct pm_scan_region *)(uintptr_t)arg->vec;
-    const struct fk_world *w = fk_now(f, FK_SCAN);
-    uint64_t room = f->scan_regions && f->scan_regions < arg->vec_len ? f->scan_regions
-                                                                      : arg->vec_len;
-    int n = 0;
+    /* A scan from the lowest address on begins another look at the pages. */
+    if (f->scan_by_pass && arg->start <= f->scanned)
+        f->scan_pass++;
+    f->scanned = arg->start;
+    const struct fk_world *w = fk_now(f, !f->scan_by_pass   ? FK_SCAN
+                                         : f->scan_pass > 0 ? FK_PAGEMAP2
+                                                            : FK_PAGEMAP1);
+    struct fk_regions r = {.arg = arg, .out = (struct pm_scan_region *)(uintptr_t)arg->vec};
+    r.room = f->scan_regions && f->scan_regions < arg->vec_len ? f->scan_regions : arg->vec_len;
     arg->walk_end = arg->end;
     for (size_t i = 0; i < w->n; i++) {
         const struct fk_mapping *m = &w->mappings[i];
         for (size_t k = 0; k < m->n; k++) {
-            uint64_t at = m->start + k * FK_PAGE;
+            uint64_t at = m->start + k * FK_PAGE, is = fk_categories(&m->pages[k]);
             if (at < arg->start || at >= arg->end ||
-                !fk_in_category(&m->pages[k], arg->category_mask))
+                (is & arg->category_mask) != arg->category_mask ||
+                (arg->category_anyof_mask && !(is & arg->category_anyof_mask)))
                 continue;
-            if (n && out[n - 1].end == at) {
-                out[n - 1].end += FK_PAGE;
-                continue;
-            }
-            if ((uint64_t)n == room) {
-                arg->walk_end = at;
-                return n;
-            }
-            out[n++] = (struct pm_scan_region){at, at + FK_PAGE, arg->return_mask};
+            if (!fk_add_page(&r, at))
+                return r.n;
         }
     }
-    return n;
+    if (f->scan_lies && r.n) /* as 6.18 does: where it last filled a buffer, not where it is */
+        arg->walk_end = r.out[r.n / 2].start;
+    return r.n;
 }
 
 static inline int fk_ioctl(void *ctx, int fd, unsigned long request, void *arg)
@@ -776,9 +868,9 @@ static inline int fk_fact(const pm_columns *c, size_t i, uint64_t vpn, int bit)
 }
 
 static const char *const fk_bit_names[PM_N_BITS] = {
-    "YOUNG",    "REFERENCED", "ACTIVE",  "UPTODATE",  "PTEDIRTY",  "PAGEDIRTY", "WRITEBACK",
-    "PRESENT",  "NORMAL",     "SWAPPED", "FILE",      "ANON",      "EXCLUSIVE", "HUGE",
-    "ZERO",     "SOFTDIRTY",  "UFFDWP",  "KSM",       "GUARD",     "LAZYFREE",  "DIRTY",
-    "TOUCHED",  "PORD",       "RACED",   "SHARED"};
+    "YOUNG",   "REFERENCED", "ACTIVE",  "UPTODATE", "PTEDIRTY", "PAGEDIRTY", "WRITEBACK",
+    "PRESENT", "NORMAL",     "SWAPPED", "FILE",     "ANON",     "EXCLUSIVE", "HUGE",
+    "ZERO",    "SOFTDIRTY",  "UFFDWP",  "KSM",      "GUARD",    "LAZYFREE",  "DIRTY",
+    "TOUCHED", "PORD",       "RACED",   "SHARED"};
 
 #endif

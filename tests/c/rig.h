@@ -23,7 +23,8 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
     g->c = (struct pm__capture){
         .io = &g->fake.io,
         .err = &g->err,
-        .room = {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
+        .room =
+            {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
         .pid = FK_PID,
         .header = {.pid = FK_PID, .page_size = FK_PAGE},
         .dir = -1,
@@ -57,9 +58,9 @@ static inline int rig_open(struct rig *g, const char *path)
 static inline void rig_drop(struct rig *g)
 {
     struct pm__pages *p = &g->c.pages;
-    void *all[] = {g->c.mappings, g->c.spans, g->c.strings, g->c.objects,     g->c.parts,
-                   p->vpn,        p->entry,   p->set,       p->known,         p->mapcount_lo,
-                   p->mapcount_hi, g->c.scratch};
+    void *all[] = {g->c.mappings, g->c.spans,     g->c.strings,   g->c.objects,
+                   g->c.parts,    p->vpn,         p->entry,       p->set,
+                   p->known,      p->mapcount_lo, p->mapcount_hi, g->c.scratch};
     pm__target_close(&g->c);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "fakeproc.h"
 
+#define ROUNDS 300 /* of each test; each captures */
 #define MAPPINGS 48
 #define PAGES 12 /* of a mapping, at most */
 #define FOLIO 4  /* pages of a huge one here: the engine has no idea of their size */
@@ -93,9 +94,12 @@ static const char *vmflags_of(struct rng *r, enum shape s)
     if (s == SHARED_FILE_READONLY)
         return rng_once_in(r, 4) ? "rd mr me ms lo" : "rd mr me ms";
     switch (rng_below(r, 4)) {
-    case 0: return "rd wr mr mw me ac lo";
-    case 1: return "rd wr mr mw me ac uw";
-    default: return "rd wr mr mw me ac";
+    case 0:
+        return "rd wr mr mw me ac lo";
+    case 1:
+        return "rd wr mr mw me ac uw";
+    default:
+        return "rd wr mr mw me ac";
     }
 }
 
@@ -105,10 +109,13 @@ static bool has(const struct fk_mapping *m, const char *flag)
 }
 
 /* Clean anonymous pages: read back from swap, or freed lazily. */
-static void make_clean(struct rng *r, const struct mood *mood, enum shape shape, struct fk_page *p)
+static void make_clean(struct rng *r, const struct mood *mood, const struct sample *s,
+                       enum shape shape, struct fk_page *p)
 {
+    if (!anonymous_vma(shape) && s->world.no_swap)
+        return; /* what is copied is dirty, until it is swapped out */
     p->pte_dirty = p->page_dirty = false;
-    if (!anonymous_vma(shape) || rng_once_in(r, 4)) {
+    if (!anonymous_vma(shape) || (!s->world.no_swap && rng_once_in(r, 4))) {
         p->swapcache = true;
         return;
     }
@@ -143,7 +150,7 @@ static void make_normal(struct rng *r, const struct mood *mood, struct sample *s
             p->page_dirty = true;
             p->pte_dirty = false;
         } else if (feels(r, mood, M_CLEAN)) {
-            make_clean(r, mood, shape, p);
+            make_clean(r, mood, s, shape, p);
         }
     } else {
         p->pte_dirty = is_shared(shape) && shape != SHARED_FILE_READONLY &&
@@ -166,7 +173,7 @@ static void make_odd(struct rng *r, struct sample *s, size_t i, struct fk_page *
     else if (is_shared(s->shapes[i]))
         p->what = FK_NONE;
     else
-        p->what = rng_once_in(r, 2) ? FK_GUARD : FK_SWAPPED;
+        p->what = rng_once_in(r, 2) || s->world.no_swap ? FK_GUARD : FK_SWAPPED;
 }
 
 static struct fk_page make_page(struct rng *r, const struct mood *mood, struct sample *s, size_t i)
@@ -201,6 +208,10 @@ static void make_folios(struct rng *r, struct fk_mapping *m, enum shape shape)
         for (size_t j = 0; j < FOLIO; j++) {
             m->pages[k + j] = head;
             m->pages[k + j].huge = true;
+            if (j && fk_normal(&head) && rng_once_in(r, 4)) { /* others map a part of it */
+                m->pages[k + j].head_mapcount = head.mapcount;
+                m->pages[k + j].mapcount += 1 + rng_below(r, 3);
+            }
             m->pages[k + j].bad_bit56 = fk_normal(&head) && rng_once_in(r, 2);
             m->pages[k + j].frame = head.what == FK_ZERO ? 7 : head.frame + j;
         }
@@ -220,7 +231,9 @@ static void make_mapping(struct rng *r, struct sample *s, size_t i)
         .start = UINT64_C(0x10000000) + i * UINT64_C(0x100000),
         .n = 1 + rng_below(r, PAGES),
         .pages = s->pages[i],
-        .perms = shape == SHARED_FILE_READONLY ? "r--s" : is_shared(shape) ? "rw-s" : "rw-p",
+        .perms = shape == SHARED_FILE_READONLY ? "r--s"
+                 : is_shared(shape)            ? "rw-s"
+                                               : "rw-p",
         .major = on_disk ? 0xfe : 0,
         .minor = shape == PRIVATE_ANON ? 0 : 5,
         .inode = shape == PRIVATE_ANON ? 0 : 100 + i,
@@ -240,6 +253,7 @@ static void make_sample(struct rng *r, struct sample *s)
     s->next_frame = 1000;
     s->world = (struct fk_world){.mappings = s->mappings, .n = MAPPINGS};
     s->world.no_unevictable = rng_once_in(r, 3);
+    s->world.no_swap = rng_once_in(r, 3);
     for (size_t i = 0; i < MAPPINGS; i++)
         make_mapping(r, s, i);
 }
@@ -362,7 +376,8 @@ static bool capture(pm_snapshot **out, unsigned round)
 static void still_process(void)
 {
     struct rng r = {1};
-    for (unsigned round = 0; round < 500; round++) {
+    unsigned long false_alarms = 0;
+    for (unsigned round = 0; round < ROUNDS; round++) {
         pm_snapshot *snap;
         make_sample(&r, &first);
         host_of(&r, &fake, &first);
@@ -372,10 +387,12 @@ static void still_process(void)
         pm_columns c;
         pm_get_columns(snap, &c);
         for (size_t i = 0; i < c.n_mappings; i++)
-            CHECK_IN(c.mappings[i].trouble == 0, "round %u mapping %zu (shape %d): trouble %#x",
-                     round, i, first.shapes[i], c.mappings[i].trouble);
+            if (c.mappings[i].trouble && !false_alarms++)
+                CHECK_FAIL("round %u mapping %zu (shape %d): trouble %#x", round, i,
+                           first.shapes[i], c.mappings[i].trouble);
         pm_free(snap);
     }
+    CHECK_EQ(false_alarms, 0);
 }
 
 /* The test above would also pass if nothing were ever claimed. */
@@ -384,8 +401,8 @@ static void much_is_decided(void)
     static const struct {
         int bit;
         unsigned percent;
-    } least[] = {{PM_PRESENT, 100}, {PM_FILE, 95}, {PM_NORMAL, 85},  {PM_DIRTY, 60},
-                 {PM_EXCLUSIVE, 80}, {PM_PORD, 50}, {PM_TOUCHED, 50}, {PM_ACTIVE, 50},
+    } least[] = {{PM_PRESENT, 100},  {PM_FILE, 95},    {PM_NORMAL, 85},  {PM_DIRTY, 60},
+                 {PM_EXCLUSIVE, 80}, {PM_PORD, 50},    {PM_TOUCHED, 50}, {PM_ACTIVE, 50},
                  {PM_WRITEBACK, 50}, {PM_SWAPPED, 80}, {PM_ZERO, 80}};
     for (size_t i = 0; i < sizeof least / sizeof *least; i++) {
         unsigned long all = pages_seen[least[i].bit], some = claims[least[i].bit];
@@ -412,16 +429,24 @@ static void mover(struct rng *r, struct fk_page *p, bool shared_map)
         p->mapcount = 1;
         p->unevictable = false; /* whoever locked it has left */
         break;
-    case 1: p->mapcount = 2 + rng_below(r, 3); break;
-    case 2: p->referenced = !p->referenced; break;
-    case 3: p->active = !p->active && !p->unevictable; break;
+    case 1:
+        p->mapcount = 2 + rng_below(r, 3);
+        break;
+    case 2:
+        p->referenced = !p->referenced;
+        break;
+    case 3:
+        p->active = !p->active && !p->unevictable;
+        break;
     case 4:
         if (p->what == FK_FILE) {
             p->page_dirty = !p->page_dirty;
             p->pte_dirty &= !shared_map;
         }
         break;
-    default: p->writeback = !p->writeback; break;
+    default:
+        p->writeback = !p->writeback;
+        break;
     }
 }
 
@@ -444,7 +469,7 @@ static void copy_first(void)
 static void others_move(void)
 {
     struct rng r = {2};
-    for (unsigned round = 0; round < 500; round++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
         pm_snapshot *snap;
         make_sample(&r, &first);
         copy_first();
@@ -465,7 +490,7 @@ static void others_move(void)
 static void target_moves(void)
 {
     struct rng r = {3};
-    for (unsigned round = 0; round < 500; round++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
         pm_snapshot *snap;
         make_sample(&r, &first);
         copy_first();
@@ -489,7 +514,7 @@ static void target_moves(void)
 static void pages_migrate(void)
 {
     struct rng r = {4};
-    for (unsigned round = 0; round < 500; round++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
         pm_snapshot *snap;
         make_sample(&r, &first);
         for (size_t i = 0; i < MAPPINGS; i++)

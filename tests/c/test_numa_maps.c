@@ -79,8 +79,7 @@ static void lines_find_their_mapping(void)
 static void refuses_what_has_no_address(void)
 {
     static const uint64_t start = 0x1000;
-    static const char *const all[] = {"xdefault N0=1", " 1000",
-                                      "11112222333344445555 default"};
+    static const char *const all[] = {"xdefault N0=1", " 1000", "11112222333344445555 default"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         struct rig g;
         make(&g, &start, 1);
@@ -104,8 +103,8 @@ static void damaged_anyhow(void)
         char *copy = malloc(n);
         memcpy(copy, text, n);
         for (uint32_t k = round < sizeof text ? 0 : 1 + rng_below(&r, 5); k > 0; k--)
-            copy[rng_below(&r, (uint32_t)n)] =
-                rng_once_in(&r, 2) ? (char)rng_next(&r) : " =\nN0a"[rng_below(&r, 6)];
+            copy[rng_below(&r, (uint32_t)n)] = rng_once_in(&r, 2) ? (char)rng_next(&r)
+                                                                  : " =\nN0a"[rng_below(&r, 6)];
         make(&g, starts, 2);
         int rc = read_text(&g, PM__BEFORE, copy, n);
         CHECK_IN(rc == 0 || rc == -PM_E_FORMAT, "round %u: %d", round, rc);

@@ -11,11 +11,8 @@ static struct fk_page ordinary = {.what = FK_ANON, .pte_dirty = true, .mapcount 
 
 static struct fk_mapping anon(uint64_t start, size_t n, struct fk_page *pages)
 {
-    return (struct fk_mapping){.start = start,
-                               .n = n,
-                               .pages = pages,
-                               .perms = "rw-p",
-                               .vmflags = "rd wr mr mw me ac"};
+    return (struct fk_mapping){
+        .start = start, .n = n, .pages = pages, .perms = "rw-p", .vmflags = "rd wr mr mw me ac"};
 }
 
 static pm_snapshot *take(pm_columns *c)
@@ -61,11 +58,12 @@ static void neighbours_share_a_read(void)
     }
 }
 
-/* A mapping larger than the buffer: 65,536 entries are read at a time. */
+/* A mapping larger than the buffer, with pages where one read may end and the next begin. */
 static void larger_than_the_buffer(void)
 {
-    const size_t n = 3 * 65536 + 17;
-    static const size_t at[] = {0, 65535, 65536, 65537, 131071, 131072, 196608, 3 * 65536 + 16};
+    const size_t n = 3 * 65536 + 17, each = 59392; /* ENTRIES in pagemap.c */
+    const size_t at[] = {0,      each - 1,     each,     each + 1, 65535, 65536,
+                         131071, 3 * each - 1, 3 * each, 196608,   n - 1};
     const size_t n_at = sizeof at / sizeof *at;
     struct fk_page *pages = calloc(n, sizeof *pages);
     struct fk_mapping m = anon(0x10000000, n, pages);
@@ -308,7 +306,8 @@ static void scan_windows(void)
     pages[5] = ordinary;
     for (size_t regions = 0; regions < 4; regions++) {
         fk_init(&fake, &w);
-        fake.scan_regions = regions; /* the kernel may return fewer than asked, and say where it is */
+        fake.scan_regions =
+            regions; /* the kernel may return fewer than asked, and say where it is */
         pm_snapshot *snap = take(&c);
         if (!snap)
             continue;
@@ -320,6 +319,75 @@ static void scan_windows(void)
         pm_free(snap);
     }
 out:
+    free(pages);
+}
+
+/* A mapping much larger than what is in it is not read from end to end. */
+static void sparse_mappings(void)
+{
+    const size_t n = 40000;
+    struct fk_page *pages = calloc(n, sizeof *pages), few[3] = {ordinary, ordinary, ordinary};
+    struct fk_mapping m[] = {anon(0x1000000, 3, few), anon(0x1003000, n, pages),
+                             anon(0x1003000 + n * FK_PAGE, 3, few)};
+    struct fk_world w = {.mappings = m, .n = 3};
+    pm_columns c;
+    static const size_t at[] = {0, 1, 2, 9, 10, 4095, 20000, 20001, 39998, 39999};
+    static const enum fk_what what[] = {FK_ANON, FK_ZERO, FK_SWAPPED, FK_GUARD, FK_ANON};
+    if (!pm__features()->scan)
+        goto out;
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        pages[at[i]] = ordinary;
+        pages[at[i]].what = what[i % 5];
+    }
+    for (size_t regions = 0; regions < 3; regions++)
+        for (int lies = 0; lies < 2; lies++) {
+            fk_init(&fake, &w);
+            fake.status = "Name: a\nVmSize:\t 1000000000 kB\nVmRSS: 100 kB\n";
+            fake.scan_regions = regions;
+            fake.scan_lies = lies;
+            pm_snapshot *snap = take(&c);
+            if (!snap)
+                continue;
+            CHECK(fake.pagemap_entries < 500);
+            for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+                CHECK_EQ(fk_fact(&c, 1, m[1].start / FK_PAGE + at[i], PM_SWAPPED),
+                         what[i % 5] == FK_SWAPPED);
+            for (size_t i = 0; i < 3; i++) {
+                uint64_t counted = 0;
+                for (uint32_t r = 0; r < c.mappings[i].n_ranges; r++)
+                    counted += c.count[c.mappings[i].first_range + r];
+                CHECK_EQ(counted, i == 1 ? sizeof at / sizeof *at : 3);
+                CHECK_EQ(c.mappings[i].trouble, 0);
+            }
+            pm_free(snap);
+        }
+out:
+    free(pages);
+}
+
+/* Pages that come to or leave a sparse mapping between the two readings are noticed. */
+static void sparse_mappings_race(void)
+{
+    const size_t n = 8192;
+    struct fk_page *pages = calloc(2 * n, sizeof *pages);
+    struct fk_mapping m[] = {anon(0x1000000, n, pages), anon(0x1000000, n, pages + n)};
+    struct fk_world w[] = {{.mappings = &m[0], .n = 1}, {.mappings = &m[1], .n = 1}};
+    pm_columns c;
+    for (size_t k = 10; k < n; k += 1000)
+        pages[k] = pages[n + k] = ordinary;
+    pages[5010].what = FK_NONE;
+    pages[n + 3010].what = FK_NONE;
+    fk_init(&fake, &w[0]);
+    fake.at[FK_PAGEMAP2] = &w[1];
+    fake.scan_by_pass = true;
+    fake.status = "Name: a\nVmSize:\t 1000000000 kB\nVmRSS: 100 kB\n";
+    pm_snapshot *snap = take(&c);
+    if (snap) {
+        CHECK_EQ(c.mappings[0].raced_pages, 2);
+        CHECK_EQ(fk_fact(&c, 0, 0x1000 + 3010, PM_RACED), 1);
+        CHECK_EQ(fk_fact(&c, 0, 0x1000 + 4010, PM_RACED), 0);
+        pm_free(snap);
+    }
     free(pages);
 }
 
@@ -335,5 +403,7 @@ int main(void)
     RUN(a_mapping_goes);
     RUN(a_mapping_comes);
     RUN(scan_windows);
+    RUN(sparse_mappings);
+    RUN(sparse_mappings_race);
     return check_done();
 }

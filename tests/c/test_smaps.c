@@ -27,7 +27,8 @@ static const char real[] =
     "ShmemPmdMapped:        0 kB\nFilePmdMapped:         0 kB\nShared_Hugetlb:        0 kB\n"
     "Private_Hugetlb:       0 kB\nSwap:                  4 kB\nSwapPss:               4 kB\n"
     "Locked:                0 kB\nTHPeligible:           0\nVmFlags: rd wr mr mw me ac sd \n"
-    "7f11c0000000-7f11c0002000 rw-s 00003000 00:01 1027                       /memfd:a b (deleted)\n"
+    "7f11c0000000-7f11c0002000 rw-s 00003000 00:01 1027                       /memfd:a b "
+    "(deleted)\n"
     "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n"
     "Size:                  4 kB\nRss:                   0 kB\nVmFlags: ex \n";
 
@@ -165,8 +166,10 @@ static void unknown_lines_are_kept(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct rig g;
         char text[256];
-        snprintf(text, sizeof text, "1000-2000 rw-p 00000000 00:00 0 \n%s2000-3000 rw-p 00000000 "
-                                    "00:00 0 \n", cases[i].text);
+        snprintf(text, sizeof text,
+                 "1000-2000 rw-p 00000000 00:00 0 \n%s2000-3000 rw-p 00000000 "
+                 "00:00 0 \n",
+                 cases[i].text);
         CHECK_EQ(parse(&g, text), 0);
         CHECK_EQ(g.c.n_mappings, 2);
         const pm_mapping *m = g.c.mappings;
@@ -300,7 +303,7 @@ static void second_reading(void)
     CHECK_EQ(m[1].trouble, 0);
     CHECK_EQ(m[1].counters_moved, 1);
     CHECK_EQ(m[2].trouble, PM_T_CHANGED); /* split */
-    CHECK_EQ(g.c.header.appeared, 1);     /* its other half */
+    CHECK_EQ(g.c.header.appeared, 1); /* its other half */
     CHECK_EQ(m[3].trouble, PM_T_CHANGED); /* gone */
     CHECK_EQ(m[3].after[PM_C_RSS], -1);
     CHECK_EQ(g.c.n_strings, strings);
@@ -353,8 +356,9 @@ static void mutate(struct rng *r, char *text, size_t n)
 {
     static const char likely[] = "\n -:0fF9 kB\\";
     for (uint32_t k = 1 + rng_below(r, 6); k > 0; k--)
-        text[rng_below(r, (uint32_t)n)] =
-            rng_once_in(r, 3) ? (char)rng_next(r) : likely[rng_below(r, sizeof likely - 1)];
+        text[rng_below(r, (uint32_t)n)] = rng_once_in(r, 3)
+                                              ? (char)rng_next(r)
+                                              : likely[rng_below(r, sizeof likely - 1)];
 }
 
 /* Random damage, with too little room for half of it. */
