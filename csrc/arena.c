@@ -110,8 +110,11 @@ int pm__arena_get(struct pm__arena *arena, size_t size)
     size = page_round(size);
     pthread_mutex_lock(&lock);
     int slot = find_slot(size);
-    if (slot >= 0 && !arenas[slot].base) {
+    if (slot < 0 || !arenas[slot].base) {
         drop_idle(); /* too small ones: one growing process needs one arena, not a ladder of them */
+        slot = find_slot(size);
+    }
+    if (slot >= 0 && !arenas[slot].base) {
         char *p = map_populated(size);
         if (p) {
             madvise(p, size, MADV_DONTFORK);
@@ -151,7 +154,7 @@ void pm__arena_put(struct pm__arena *arena)
 void *pm__take(struct pm__arena *arena, size_t n, size_t each)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, each, &bytes))
+    if (__builtin_mul_overflow(n, each, &bytes) || bytes > SIZE_MAX - 63)
         return NULL;
     bytes = (bytes + 63) & ~(size_t)63;
     if (bytes > arena->size - arena->used)

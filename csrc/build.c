@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Counters add up without overflow; a live capture keeps to the same bound. */
+#define MOST (INT64_C(1) << 58)
+
 struct check {
     const pm_header *header;
     const pm_columns *in;
@@ -63,6 +66,9 @@ static bool check_mapping(const struct check *k, const pm_mapping *m, size_t lin
         return refuse(k, line, "an object that does not exist");
     if (m->kind > PM_KIND_HUGETLB)
         return refuse(k, line, "a kind that does not exist");
+    for (int n = 0; n < PM_N_COUNTERS; n++)
+        if (m->before[n] < -1 || m->after[n] < -1 || m->before[n] > MOST || m->after[n] > MOST)
+            return refuse(k, line, "a counter that cannot be");
     if (m->dirty_lo > m->dirty_hi)
         return refuse(k, line, "bounds that are the wrong way round");
     return check_ranges(k, m, line);
@@ -97,8 +103,8 @@ static bool check_objects(const struct check *k)
     }
     for (size_t i = 0; i < in->n_parts; i++)
         if (in->parts[i].kind >= PM_N_PARTS || in->parts[i].object >= in->n_objects ||
-            in->parts[i].start >= in->parts[i].end ||
-            in->parts[i].start % k->header->page_size || in->parts[i].end % k->header->page_size)
+            in->parts[i].start >= in->parts[i].end || in->parts[i].start % k->header->page_size ||
+            in->parts[i].end % k->header->page_size)
             return refuse(k, 0, "a part that cannot be");
     return true;
 }

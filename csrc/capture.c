@@ -30,8 +30,7 @@ bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char
     return false;
 }
 
-int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
-                   uint32_t *at_len)
+int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at, uint32_t *at_len)
 {
     if (len > c->room.strings - c->n_strings) {
         c->room.strings *= 2;
@@ -151,7 +150,8 @@ int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm
         .io = io,
         .err = err,
         .pid = pid,
-        .room = {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
+        .room =
+            {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
     };
     int execs = 0;
     for (int tries = 0; tries < MAX_TRIES; tries++) {

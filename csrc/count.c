@@ -172,8 +172,10 @@ static void count_window(struct counter *k, const pm_window *w)
         /* Of a whole mapping the kernel's counters may say more than its pages do. */
         pm_interval *d = &k->out[PM_DIRTY];
         uint64_t lo = d->lo - dirty.lo, hi = d->hi - dirty.hi;
-        d->lo = dirty.lo + (m->dirty_lo > lo ? m->dirty_lo : lo);
-        d->hi = dirty.hi + (m->dirty_hi < hi ? m->dirty_hi : hi);
+        if (m->dirty_lo <= hi && m->dirty_hi >= lo) { /* else a saved one that contradicts itself */
+            d->lo = dirty.lo + (m->dirty_lo > lo ? m->dirty_lo : lo);
+            d->hi = dirty.hi + (m->dirty_hi < hi ? m->dirty_hi : hi);
+        }
     }
 }
 
@@ -292,8 +294,7 @@ static int compare(const pm_snapshot *later, const pm_snapshot *earlier, const p
     return 0;
 }
 
-static void count_new(void *arg, uint64_t page, uint64_t n, struct state now,
-                      struct state before)
+static void count_new(void *arg, uint64_t page, uint64_t n, struct state now, struct state before)
 {
     pm_interval *out = arg;
     (void)page;
@@ -334,8 +335,7 @@ static void list_new(void *arg, uint64_t page, uint64_t n, struct state now, str
     if (NO(now, l->bit) || YES(before, l->bit))
         return;
     size_t last = l->n - 1;
-    if (l->n && l->n <= l->cap && l->sure[last] == sure &&
-        l->page[last] + l->count[last] == page) {
+    if (l->n && l->n <= l->cap && l->sure[last] == sure && l->page[last] + l->count[last] == page) {
         l->count[last] += n;
         return;
     }
@@ -416,9 +416,8 @@ static void pair_file(struct pairing *k, const pm_mapping *m, uint64_t page)
     for (size_t i = 0; i < k->b->columns.n_mappings && !yes; i++) {
         const pm_mapping *o = &k->b->columns.mappings[i], *found;
         uint64_t first = o->offset / ps;
-        if (o->inode != m->inode || o->dev_major != m->dev_major ||
-            o->dev_minor != m->dev_minor || index < first ||
-            index - first >= (o->end - o->start) / ps)
+        if (o->inode != m->inode || o->dev_major != m->dev_major || o->dev_minor != m->dev_minor ||
+            index < first || index - first >= (o->end - o->start) / ps)
             continue;
         struct state s = at_page(k->b, o->start / ps + (index - first), &found);
         yes = YES(s, PM_FILE) && YES(s, PM_PRESENT);
@@ -455,7 +454,10 @@ int pm_common(const pm_snapshot *a, const pm_window *w, size_t n, const pm_snaps
     for (size_t i = 0; i < n; i++) {
         each_piece(&a->columns, &a->columns.mappings[w[i].mapping], w[i].start / ps, w[i].end / ps,
                    pair_piece, &k);
-        k.out.hi += unlisted(&a->columns, &a->columns.mappings[w[i].mapping]);
+        const pm_mapping *m = &a->columns.mappings[w[i].mapping];
+        k.out.hi += unlisted(&a->columns, m);
+        if (m->kind == PM_KIND_HUGETLB)
+            k.out.hi += hugetlb_pages(m, ps, (w[i].end - w[i].start) / ps);
     }
     *out = k.out;
     return 0;

@@ -33,7 +33,8 @@ struct image {
 /* Where a loader put an image: file address + bias = address. */
 struct instance {
     uint64_t bias;
-    bool found, has_text;
+    uint64_t text; /* bytes of executable segments met so far */
+    bool found;
 };
 
 static uint64_t down(uint64_t v, uint64_t page)
@@ -104,16 +105,19 @@ static bool take_phdr(struct image *img, const struct phdr *h)
     return true;
 }
 
-static bool read_image(const struct pm__io *io, int fd, struct image *img)
+/* 1: read; 0: not an ELF file of this machine, or without a loadable segment; or -errno. */
+static int read_image(const struct pm__io *io, int fd, struct image *img)
 {
     unsigned char head[sizeof(Elf64_Ehdr)], table[MAX_PHDRS * sizeof(Elf64_Phdr)];
     memset(img, 0, sizeof *img);
     ssize_t got = pm__pread_full(io, fd, head, sizeof head, 0);
+    if (got < 0)
+        return (int)got;
     if (got < (ssize_t)sizeof(Elf32_Ehdr) || !native(head))
-        return false;
+        return 0;
     bool is64 = head[EI_CLASS] == ELFCLASS64;
     if (is64 && got < (ssize_t)sizeof(Elf64_Ehdr))
-        return false;
+        return 0;
     Elf64_Ehdr e64;
     Elf32_Ehdr e32;
     memcpy(&e64, head, sizeof e64);
@@ -122,13 +126,14 @@ static bool read_image(const struct pm__io *io, int fd, struct image *img)
     size_t n = is64 ? e64.e_phnum : e32.e_phnum;
     size_t each = is64 ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
     if ((is64 ? e64.e_phentsize : e32.e_phentsize) != each || n == 0 || n > MAX_PHDRS)
-        return false;
-    if (pm__pread_full(io, fd, table, n * each, at) != (ssize_t)(n * each))
-        return false;
+        return 0;
+    got = pm__pread_full(io, fd, table, n * each, at);
+    if (got != (ssize_t)(n * each))
+        return got < 0 ? (int)got : 0;
     for (size_t i = 0; i < n; i++) {
         struct phdr h = phdr_at(table + i * each, is64);
         if (!take_phdr(img, &h))
-            return false;
+            return 0;
     }
     return img->n_loads > 0;
 }
@@ -143,8 +148,8 @@ static bool fits(const struct segment *s, const pm_mapping *m, uint64_t bias, ui
            m->offset == down(s->offset, page) + (at - start);
 }
 
-static const struct segment *segment_of(const struct image *img, const pm_mapping *m,
-                                        uint64_t bias, uint64_t page)
+static const struct segment *segment_of(const struct image *img, const pm_mapping *m, uint64_t bias,
+                                        uint64_t page)
 {
     for (size_t i = 0; i < img->n_loads; i++)
         if (fits(&img->loads[i], m, bias, page))
@@ -163,15 +168,15 @@ static bool inside(const struct image *img, const struct instance *in, const pm_
 }
 
 /* A mapping of the file that belongs to no instance yet may begin one. */
-static bool begins(const struct image *img, const pm_mapping *m, uint64_t page,
-                   struct instance *in)
+static bool begins(const struct image *img, const pm_mapping *m, uint64_t page, struct instance *in)
 {
     const struct segment *first = &img->loads[0];
     uint64_t at = down(first->vaddr, page);
     if (m->start < at || !fits(first, m, m->start - at, page) ||
         m->offset != down(first->offset, page))
         return false;
-    *in = (struct instance){.bias = m->start - at, .found = true, .has_text = first->exec};
+    *in = (struct instance){.bias = m->start - at, .found = true};
+    in->text = first->exec ? m->end - m->start : 0;
     return true;
 }
 
@@ -184,8 +189,7 @@ static int add_part(struct pm__capture *c, uint32_t object, uint64_t start, uint
         c->room.parts *= 2;
         return -ENOBUFS;
     }
-    c->parts[c->n_parts++] =
-        (pm_part){.start = start, .end = end, .kind = kind, .object = object};
+    c->parts[c->n_parts++] = (pm_part){.start = start, .end = end, .kind = kind, .object = object};
     c->objects[object].n_parts++;
     return 0;
 }
@@ -216,8 +220,7 @@ static int add_writable(struct pm__capture *c, uint32_t object, const struct ima
     return rc;
 }
 
-static int add_parts(struct pm__capture *c, uint32_t object, const struct image *img,
-                     uint64_t bias)
+static int add_parts(struct pm__capture *c, uint32_t object, const struct image *img, uint64_t bias)
 {
     uint64_t page = c->header.page_size;
     for (size_t i = 0; i < img->n_loads; i++) {
@@ -232,11 +235,23 @@ static int add_parts(struct pm__capture *c, uint32_t object, const struct image 
     return 0;
 }
 
-/* An instance counts when its text is where it should be; else the file was mapped as data. */
+static uint64_t text_size(const struct image *img, uint64_t page)
+{
+    uint64_t size = 0;
+    for (size_t i = 0; i < img->n_loads; i++) {
+        const struct segment *s = &img->loads[i];
+        size += s->exec ? up(s->vaddr + s->filesz, page) - down(s->vaddr, page) : 0;
+    }
+    return size;
+}
+
+/* An instance counts when all of its text is where it should be; else the file, or a
+ * piece of it, was mapped as data. */
 static int close_instance(struct pm__capture *c, uint32_t object, const struct image *img,
                           struct instance *in)
 {
-    bool good = in->found && in->has_text;
+    uint64_t text = text_size(img, c->header.page_size);
+    bool good = in->found && text && in->text == text;
     uint64_t bias = in->bias;
     *in = (struct instance){0};
     return good ? add_parts(c, object, img, bias) : 0;
@@ -250,10 +265,9 @@ static int locate(struct pm__capture *c, uint32_t object, const struct image *im
         const pm_mapping *m = &c->mappings[i];
         if (m->object != object + 1)
             continue;
-        const struct segment *s =
-            in.found ? segment_of(img, m, in.bias, page) : NULL;
+        const struct segment *s = in.found ? segment_of(img, m, in.bias, page) : NULL;
         if (s) {
-            in.has_text |= s->exec;
+            in.text += s->exec ? m->end - m->start : 0;
             continue;
         }
         if (inside(img, &in, m, page))
@@ -404,8 +418,8 @@ static int examine(struct pm__capture *c, uint32_t object, const pm_mapping *m)
     int fd = open_mapped(c, m, &file);
     if (fd == -EMEDIUMTYPE) {
         o->status = PM_ELF_NOT;
-        set_kind(c, object, is_dev_zero(c, m) && !(m->perms & PM_SHARED_MAP) ? PM_KIND_ANON
-                                                                            : PM_KIND_SPECIAL);
+        set_kind(c, object,
+                 is_dev_zero(c, m) && !(m->perms & PM_SHARED_MAP) ? PM_KIND_ANON : PM_KIND_SPECIAL);
         return 0;
     }
     if (fd < 0) {
@@ -414,8 +428,13 @@ static int examine(struct pm__capture *c, uint32_t object, const pm_mapping *m)
         return 0;
     }
     set_kind(c, object, kind_of_regular(&file));
-    bool elf = read_image(c->io, fd, img);
+    int elf = read_image(c->io, fd, img);
     c->io->close(c->io->ctx, fd);
+    if (elf < 0) {
+        o->status = PM_ELF_UNREADABLE;
+        o->err = -elf;
+        return 0;
+    }
     o->status = elf ? PM_ELF_OK : PM_ELF_NOT;
     int rc = elf ? locate(c, object, img) : 0;
     if (elf && o->n_parts == 0)

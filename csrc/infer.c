@@ -21,7 +21,9 @@ struct view {
     size_t n;
     bool shared;     /* MAP_SHARED */
     bool own_vma;    /* anonymous VMA: the only kind that MADV_FREE works on */
-    bool steady;     /* the target left it alone: counters may be held against the pages */
+    bool still;      /* the target left it alone while it was captured */
+    bool steady;     /* ... and the pages are those that the counters count: they may be used */
+    bool migrating;  /* an entry may be a page on its way, which counters take for present */
 };
 
 static bool is(const struct view *v, size_t i, int bit)
@@ -222,73 +224,148 @@ static void from_frames(struct view *v, size_t i)
 
 /* Private memory that maps no device: a present page that is neither the file's
  * nor a private copy can only be the zero page. */
-static void tell_zero_from_anon(struct view *v)
+static bool is_ordinary(const struct view *v)
 {
-    bool ordinary = !v->shared && v->m->kind != PM_KIND_SPECIAL;
+    return !v->shared && v->m->kind != PM_KIND_SPECIAL;
+}
+
+static void zero_from_scan(struct view *v)
+{
     for (size_t i = 0; i < v->n; i++) {
         if (raced(v, i) || !unknown(v, i, PM_ANON))
             continue;
         if (is(v, i, PM_ZERO) || v->shared)
             decide(v, i, PM_ANON, false, v->shared ? PM_SRC_MAPS : PM_SRC_SCAN);
-        else if (is_not(v, i, PM_ZERO) && ordinary)
+        else if (is_not(v, i, PM_ZERO) && is_ordinary(v))
             decide(v, i, PM_ANON, true, PM_SRC_SCAN);
     }
-    settle_or(v, PM_ANON, PM_PRESENT, pages_of(v, PM_C_ANONYMOUS), PM_SRC_SMAPS, PM_T_ANONYMOUS);
+}
+
+static void normal_from_anon(struct view *v)
+{
     for (size_t i = 0; i < v->n; i++) {
         if (is(v, i, PM_ANON)) {
             decide_open(v, i, PM_ZERO, false, PM_SRC_SMAPS);
             decide_open(v, i, PM_NORMAL, true, PM_SRC_SMAPS);
-        } else if (is_not(v, i, PM_ANON) && is_not(v, i, PM_FILE) && ordinary) {
+        } else if (is_not(v, i, PM_ANON) && is_not(v, i, PM_FILE) && is_ordinary(v)) {
             decide_open(v, i, PM_ZERO, is(v, i, PM_PRESENT), PM_SRC_SMAPS);
             decide_open(v, i, PM_NORMAL, false, PM_SRC_SMAPS);
         }
     }
-    settle_or(v, PM_NORMAL, PM_PRESENT, pages_of(v, PM_C_RSS), PM_SRC_SMAPS, PM_T_RSS);
+}
+
+/* Of the last kind of page that is open, "not anonymous" in memory that may be
+ * anonymous: ordinary pages are the file's, others the huge zero page. */
+static void file_from_normal(struct view *v)
+{
     for (size_t i = 0; i < v->n; i++) {
-        if (!unknown(v, i, PM_FILE) || !is_not(v, i, PM_ANON) || unknown(v, i, PM_NORMAL))
+        if (!is(v, i, PM_PRESENT) || !unknown(v, i, PM_FILE) || !is_not(v, i, PM_ANON) ||
+            unknown(v, i, PM_NORMAL))
             continue;
         decide(v, i, PM_FILE, is(v, i, PM_NORMAL), PM_SRC_SMAPS);
         decide_open(v, i, PM_ZERO, is_not(v, i, PM_NORMAL), PM_SRC_SMAPS);
     }
 }
 
-/* Nothing moved, and the pages are those that the kernel counted. */
-static bool is_steady(const struct view *v)
+/* Whether Rss can be what is present: known ordinary pages and `extra` others, and at
+ * most `slack` more. */
+static bool rss_fits(const struct view *v, int64_t extra, size_t slack)
 {
-    const pm_mapping *m = v->m;
-    return !(m->trouble & (PM_T_CHANGED | PM_T_RACED)) && pages_of(v, PM_C_RSS) >= 0 &&
-           pages_of(v, PM_C_ANONYMOUS) >= 0 &&
-           m->before[PM_C_SWAP] == m->after[PM_C_SWAP];
+    int64_t rss = pages_of(v, PM_C_RSS), lo = (int64_t)count_set(v, PM_NORMAL) + extra;
+    return rss >= lo && rss <= lo + (int64_t)slack;
 }
 
-static void check_rss(struct view *v)
+static void distrust(struct view *v, enum pm_trouble trouble)
 {
-    int64_t rss = pages_of(v, PM_C_RSS);
-    int64_t lo = (int64_t)count_set(v, PM_NORMAL);
-    int64_t hi = lo + (int64_t)count_open(v, PM_NORMAL);
-    if (v->steady && rss >= 0 && (rss < lo || rss > hi))
-        v->m->trouble |= PM_T_RSS;
-    if (v->m->trouble & (PM_T_RSS | PM_T_ANONYMOUS))
+    v->m->trouble |= trouble;
+    v->steady = false;
+}
+
+/* A page that is being migrated shows as a swap entry, and counters take it for
+ * present.  Where all present pages are known without counters and make up Rss, no
+ * page is; else counters are of no use here. */
+static void rule_out_migration(struct view *v)
+{
+    if (!v->migrating)
+        return;
+    if (v->steady && count_open(v, PM_NORMAL) == 0 && rss_fits(v, 0, 0))
+        v->migrating = false;
+    else
         v->steady = false;
+}
+
+/* Before Anonymous decides which pages are copies, it must agree with Rss on how many. */
+static void check_anonymous(struct view *v)
+{
+    int64_t total = pages_of(v, PM_C_ANONYMOUS), have = 0, open = 0;
+    size_t others = 0;
+    for (size_t i = 0; i < v->n; i++) {
+        have += is(v, i, PM_ANON);
+        open += is(v, i, PM_PRESENT) && unknown(v, i, PM_ANON);
+        others += is_not(v, i, PM_ANON) && unknown(v, i, PM_NORMAL);
+    }
+    if (!v->steady)
+        return;
+    if (total < have || total > have + open)
+        distrust(v, PM_T_ANONYMOUS);
+    else if (is_ordinary(v) && !rss_fits(v, total - have, others))
+        distrust(v, PM_T_RSS);
+}
+
+static void tell_zero_from_anon(struct view *v)
+{
+    zero_from_scan(v);
+    normal_from_anon(v);
+    rule_out_migration(v);
+    check_anonymous(v);
+    settle(v, PM_ANON, PM_PRESENT, pages_of(v, PM_C_ANONYMOUS), PM_SRC_SMAPS);
+    normal_from_anon(v);
+    if (v->steady && !rss_fits(v, 0, count_open(v, PM_NORMAL)))
+        distrust(v, PM_T_RSS);
+    settle(v, PM_NORMAL, PM_PRESENT, pages_of(v, PM_C_RSS), PM_SRC_SMAPS);
+    file_from_normal(v);
+}
+
+static bool is_still(const struct view *v)
+{
+    return !(v->m->trouble & (PM_T_CHANGED | PM_T_RACED)) && pages_of(v, PM_C_RSS) >= 0 &&
+           pages_of(v, PM_C_ANONYMOUS) >= 0 && v->m->before[PM_C_SWAP] == v->m->after[PM_C_SWAP];
 }
 
 /* ---- swap, KSM, huge pages --------------------------------------------------- */
 
 /* smaps Swap counts this mapping's swap entries, but for memory objects those of
  * the object too, which no entry here shows. */
+static bool counts_entries_only(const struct view *v)
+{
+    return v->m->kind == PM_KIND_ANON || (v->m->kind == PM_KIND_FILE && !v->shared);
+}
+
+/* Entries of which Swap does not say that they are swap: markers, or pages on their way. */
+static bool may_be_migrating(const struct view *v)
+{
+    int64_t entries = 0, swap = pages_of(v, PM_C_SWAP);
+    for (size_t i = 0; i < v->n; i++) {
+        bool other = (v->entry[i] & PM_PE_PRESENT) ||
+                     (pm__features()->guard && (v->entry[i] & PM_PE_GUARD));
+        if (!other && (v->entry[i] & PM_PE_FILE))
+            return true;
+        entries += !other;
+    }
+    return entries && !(counts_entries_only(v) && entries == swap);
+}
+
 static void tell_swap(struct view *v)
 {
-    bool entries_only = v->m->kind == PM_KIND_ANON ||
-                        (v->m->kind == PM_KIND_FILE && !v->shared);
     int64_t open = 0, have = 0, total = pages_of(v, PM_C_SWAP);
-    if (!v->steady || total < 0 || !entries_only)
+    if (!v->still || total < 0 || !counts_entries_only(v))
         return;
     for (size_t i = 0; i < v->n; i++) {
         open += unknown(v, i, PM_SWAPPED);
         have += is(v, i, PM_SWAPPED);
     }
     if (total < have || total > have + open) {
-        v->m->trouble |= PM_T_SWAP;
+        distrust(v, PM_T_SWAP);
         return;
     }
     for (size_t i = 0; i < v->n; i++) {
@@ -313,7 +390,7 @@ static int64_t huge_pages(const struct view *v)
 static void tell_huge_and_ksm(struct view *v)
 {
     if (!settle(v, PM_HUGE, PM_NORMAL, huge_pages(v), PM_SRC_SMAPS))
-        v->m->trouble |= PM_T_RSS;
+        distrust(v, PM_T_RSS);
     settle(v, PM_KSM, PM_NORMAL, pages_of(v, PM_C_KSM), PM_SRC_SMAPS);
 }
 
@@ -402,9 +479,9 @@ static void check_pss(struct view *v)
     if (!v->steady || v->m->drifted_pages || pss < 0 || pss != v->m->after[PM_C_PSS])
         return;
     for (size_t i = 0; i < v->n; i++) {
-        if (!is(v, i, PM_NORMAL))
+        if (is_not(v, i, PM_NORMAL))
             continue;
-        lo += v->hi[i] == PM_UNBOUNDED ? 0 : page / v->hi[i];
+        lo += !is(v, i, PM_NORMAL) || v->hi[i] == PM_UNBOUNDED ? 0 : page / v->hi[i];
         hi += v->lo[i] ? page / v->lo[i] : page;
     }
     if ((double)pss > hi + 1024 || (double)pss + 2048 < lo)
@@ -462,21 +539,6 @@ static void tell_lazyfree_from_frames(struct view *v)
     }
 }
 
-/* Copying a page on write leaves P on the copy, and it stays until the page is swapped
- * out (or given back by MADV_FREE, which file mappings refuse).  So where there is no
- * swap, and as many pages are dirty as there are copies, they are the copies.  (A copy
- * made by a long-term pin for reading is clean; then the numbers differ.) */
-static void tell_copies_dirty(struct view *v, int64_t dirty)
-{
-    bool file = !v->shared && v->m->kind == PM_KIND_FILE;
-    if (!v->steady || !file || v->c->swap_seen || count_open(v, PM_ANON) ||
-        dirty != (int64_t)count_set(v, PM_ANON))
-        return;
-    for (size_t i = 0; i < v->n; i++)
-        if (is(v, i, PM_ANON))
-            decide_open(v, i, PM_PORD, true, PM_SRC_SMAPS);
-}
-
 static void tell_dirty_bits(struct view *v)
 {
     bool readonly = never_written(v);
@@ -492,7 +554,6 @@ static void tell_dirty_bits(struct view *v)
     int64_t private = pages_of(v, PM_C_PRIVATE_DIRTY), shared = pages_of(v, PM_C_SHARED_DIRTY);
     settle_or(v, PM_PORD, PM_EXCLUSIVE, private, PM_SRC_SMAPS, PM_T_DIRTY);
     settle_or(v, PM_PORD, PM_SHARED, shared, PM_SRC_SMAPS, PM_T_DIRTY);
-    tell_copies_dirty(v, sum(private, shared));
     settle_or(v, PM_PORD, PM_NORMAL, sum(private, shared), PM_SRC_SMAPS, PM_T_DIRTY);
     for (size_t i = 0; i < v->n; i++)
         if (!raced(v, i) && is(v, i, PM_NORMAL))
@@ -506,8 +567,7 @@ static void tell_referenced(struct view *v)
     for (size_t i = 0; i < v->n; i++)
         if (!raced(v, i) && (is(v, i, PM_YOUNG) || is(v, i, PM_REFERENCED)))
             decide_open(v, i, PM_TOUCHED, true, PM_SRC_KPAGEFLAGS);
-    settle_or(v, PM_TOUCHED, PM_NORMAL, pages_of(v, PM_C_REFERENCED), PM_SRC_SMAPS,
-              PM_T_OTHERS);
+    settle_or(v, PM_TOUCHED, PM_NORMAL, pages_of(v, PM_C_REFERENCED), PM_SRC_SMAPS, PM_T_OTHERS);
     for (size_t i = 0; i < v->n; i++) {
         if (is_not(v, i, PM_TOUCHED) && is(v, i, PM_NORMAL)) {
             decide_open(v, i, PM_YOUNG, false, PM_SRC_SMAPS);
@@ -587,11 +647,21 @@ static void tell_lazyfree(struct view *v)
         settle(v, PM_LAZYFREE, PM_ANON, lazy, PM_SRC_SMAPS);
 }
 
+/* Swapped out, a copy is one still; a guard page or marker is none; a page on its way may be. */
+static void dirty_absent(struct view *v, size_t i)
+{
+    if (is(v, i, PM_SWAPPED))
+        decide(v, i, PM_DIRTY, true, PM_SRC_PAGEMAP);
+    else if (is(v, i, PM_GUARD) || (is_not(v, i, PM_SWAPPED) && !v->migrating))
+        decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP);
+    else if (is(v, i, PM_FILE) && !v->shared)
+        decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP);
+}
+
 static void dirty_private(struct view *v, size_t i)
 {
     if (is_not(v, i, PM_PRESENT)) {
-        if (!unknown(v, i, PM_SWAPPED))
-            decide(v, i, PM_DIRTY, is(v, i, PM_SWAPPED), PM_SRC_PAGEMAP);
+        dirty_absent(v, i);
     } else if (is_not(v, i, PM_ANON)) {
         decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP); /* no copy: the file's, or the zero page */
     } else if (is(v, i, PM_ANON) && (is_not(v, i, PM_LAZYFREE) || is(v, i, PM_PORD))) {
@@ -605,7 +675,9 @@ static void dirty_private(struct view *v, size_t i)
 
 static void dirty_shared(struct view *v, size_t i)
 {
-    if (is_not(v, i, PM_NORMAL) && v->m->kind != PM_KIND_SPECIAL)
+    if (is_not(v, i, PM_PRESENT))
+        dirty_absent(v, i);
+    else if (is_not(v, i, PM_NORMAL) && v->m->kind != PM_KIND_SPECIAL)
         decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP);
     else if (!unknown(v, i, PM_PTEDIRTY))
         decide(v, i, PM_DIRTY, is(v, i, PM_PTEDIRTY), PM_SRC_SMAPS);
@@ -680,7 +752,9 @@ static struct view view_of(struct pm__capture *c, size_t mapping)
         .shared = m->perms & PM_SHARED_MAP,
         .own_vma = m->kind == PM_KIND_ANON || m->kind == PM_KIND_UNKNOWN,
     };
-    v.steady = is_steady(&v);
+    v.still = is_still(&v);
+    v.steady = v.still;
+    v.migrating = may_be_migrating(&v);
     return v;
 }
 
@@ -695,7 +769,7 @@ bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit
 {
     const pm_mapping *m = &c->mappings[mapping];
     const struct pm__span *s = &c->spans[mapping];
-    int64_t candidates = 0, total = before(m, PM_C_ANONYMOUS);
+    int64_t candidates = 0, entries = 0, total = before(m, PM_C_ANONYMOUS);
     if (m->kind == PM_KIND_SPECIAL || (bit == PM_ZERO && (m->perms & PM_SHARED_MAP)))
         return false;
     if (bit == PM_HUGE)
@@ -706,13 +780,18 @@ bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit
         bool files = (e & PM_PE_FILE) && m->kind != PM_KIND_ANON;
         candidates += (e & PM_PE_PRESENT) &&
                       (bit == PM_HUGE || (!files && !(c->pages.known[i] & PM_BIT(bit))));
+        entries += !(e & (PM_PE_PRESENT | PM_PE_GUARD));
     }
+    if (bit == PM_ZERO && entries && candidates)
+        return true; /* counters may count a page on its way instead */
     return candidates && total && total / (int64_t)c->header.page_size != candidates;
 }
 
 void pm__infer(struct pm__capture *c, size_t mapping)
 {
     struct view v = view_of(c, mapping);
+    if (v.m->kind == PM_KIND_HUGETLB)
+        return; /* nothing of it was captured, and nothing is said of it */
     for (size_t i = 0; i < v.n; i++) {
         if (raced(&v, i)) {
             v.known[i] = v.set[i] = PM_BIT(PM_RACED);
@@ -728,7 +807,6 @@ void pm__infer(struct pm__capture *c, size_t mapping)
             v.m->trouble |= PM_T_STALE;
     }
     tell_zero_from_anon(&v);
-    check_rss(&v);
     tell_swap(&v);
     tell_huge_and_ksm(&v);
     tell_sharing(&v);

@@ -124,8 +124,7 @@ static int read_run(struct reader *r, size_t i, size_t n)
         return 0; /* not ours to read: R A U D W stay unknown */
     for (size_t k = 0; k < (size_t)got / 8; k++)
         note_flags(r, i + k, r->flags[k]);
-    got = c->kpagecount < 0 ? -1
-                            : pm__pread_full(c->io, c->kpagecount, r->counts, (size_t)got, at);
+    got = c->kpagecount < 0 ? -1 : pm__pread_full(c->io, c->kpagecount, r->counts, (size_t)got, at);
     for (size_t k = 0; got > 0 && k < (size_t)got / 8; k++)
         note_count(r, i + k, r->counts[k]);
     if (got > 0)

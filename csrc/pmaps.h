@@ -134,48 +134,48 @@ enum pm_trouble {
     PM_T_RACED = 1 << 1,      /* pages or counters of the target changed meanwhile */
     PM_T_RSS = 1 << 2,        /* pages do not add up to smaps Rss */
     PM_T_ANONYMOUS = 1 << 3,  /* private copies do not add up to smaps Anonymous */
-    PM_T_DIRTY = 1 << 4,      /* P or D of its own pages contradicts Private_Dirty + Shared_Dirty */
-    PM_T_PRIVATE = 1 << 5,    /* mapcounts contradict Private_Clean + Private_Dirty */
-    PM_T_PSS = 1 << 6,        /* mapcounts contradict Pss */
-    PM_T_SWAP = 1 << 7,       /* swap entries contradict smaps Swap */
-    PM_T_OTHERS = 1 << 8,     /* other processes, or the kernel, moved shared states meanwhile */
-    PM_T_STALE = 1 << 9       /* physical pages were reused while they were looked up */
+    PM_T_DIRTY = 1 << 4, /* P or D of its own pages contradicts Private_Dirty + Shared_Dirty */
+    PM_T_PRIVATE = 1 << 5, /* mapcounts contradict Private_Clean + Private_Dirty */
+    PM_T_PSS = 1 << 6, /* mapcounts contradict Pss */
+    PM_T_SWAP = 1 << 7, /* swap entries contradict smaps Swap */
+    PM_T_OTHERS = 1 << 8, /* other processes, or the kernel, moved shared states meanwhile */
+    PM_T_STALE = 1 << 9 /* physical pages were reused while they were looked up */
 };
 
 /* Index of a mapping's first page: how far to trust it. */
 enum pm_index_trust {
     PM_INDEX_EXACT = 0, /* file offset */
-    PM_INDEX_GUESS = 1  /* anonymous memory: right unless it was mremapped (or moved: [stack]) */
+    PM_INDEX_GUESS = 1 /* anonymous memory: right unless it was mremapped (or moved: [stack]) */
 };
 
 typedef struct pm_mapping {
     uint64_t start, end; /* addresses; end is exclusive */
-    uint64_t offset;     /* as maps prints it, bytes */
+    uint64_t offset; /* as maps prints it, bytes */
     uint64_t inode;
     uint64_t index; /* page index of the first page, see index_trust */
     uint32_t dev_major, dev_minor;
-    uint32_t name, name_len;       /* in the string pool; unescaped; "" when maps prints none */
+    uint32_t name, name_len; /* in the string pool; unescaped; "" when maps prints none */
     uint32_t vmflags, vmflags_len; /* smaps VmFlags, e.g. "rd wr mr"; len 0 when unseen */
-    uint32_t extra, extra_len;     /* smaps lines this version does not know, verbatim */
+    uint32_t extra, extra_len; /* smaps lines this version does not know, verbatim */
     uint32_t first_range, n_ranges;
     uint32_t object; /* 1 + index of its file in objects; 0: no file */
     uint32_t trouble;
     uint8_t perms, kind, index_trust, counters_moved;
-    uint32_t raced_pages;   /* pages of it that changed during the capture */
+    uint32_t raced_pages; /* pages of it that changed during the capture */
     uint32_t drifted_pages; /* pages whose sharing others changed during the capture */
     uint16_t evidence[PM_N_FACTS]; /* mask of 1 << pm_source, per fact */
     int64_t before[PM_N_COUNTERS]; /* counters read before the pages ... */
-    int64_t after[PM_N_COUNTERS];  /* ... and after them */
-    uint64_t dirty_lo, dirty_hi;   /* dirty pages of the whole mapping, as counters bound them */
+    int64_t after[PM_N_COUNTERS]; /* ... and after them */
+    uint64_t dirty_lo, dirty_hi; /* dirty pages of the whole mapping, as counters bound them */
 } pm_mapping;
 
 /* A mapped file whose ELF program headers were asked for. */
 enum pm_elf_status {
     PM_ELF_OK = 0,
-    PM_ELF_NOT = 1,        /* read, and it is not ELF (or has no loadable segment) */
+    PM_ELF_NOT = 1, /* read, and it is not ELF (or has no loadable segment) */
     PM_ELF_UNREADABLE = 2, /* could not be opened: see err */
-    PM_ELF_REPLACED = 3,   /* the path now holds another file than the one mapped */
-    PM_ELF_PLAIN = 4       /* ELF, but mapped as plain data, not by a loader */
+    PM_ELF_REPLACED = 3, /* the path now holds another file than the one mapped */
+    PM_ELF_PLAIN = 4 /* ELF, but mapped as plain data, not by a loader */
 };
 
 typedef struct pm_object {
@@ -184,7 +184,7 @@ typedef struct pm_object {
     uint64_t inode;
     uint32_t first_part, n_parts;
     int32_t status; /* pm_elf_status */
-    int32_t err;    /* errno when unreadable */
+    int32_t err; /* errno when unreadable */
 } pm_object;
 
 enum pm_part_kind { PM_TEXT = 0, PM_RODATA, PM_RELRO, PM_DATA, PM_BSS, PM_N_PARTS };
@@ -201,10 +201,10 @@ typedef struct pm_header {
     uint64_t captured_ns; /* CLOCK_REALTIME; 0 unknown */
     uint64_t page_size;
     uint64_t vm_hwm, vm_rss, vm_pte, vm_swap; /* /proc/PID/status, bytes; UINT64_MAX unseen */
-    uint32_t sources;     /* mask of 1 << pm_source that answered in this capture */
-    uint32_t complete;    /* 1: every mapping and page was read to the end */
-    uint32_t self;        /* 1: the process captured itself */
-    uint32_t appeared;    /* mappings that appeared meanwhile and are not listed */
+    uint32_t sources; /* mask of 1 << pm_source that answered in this capture */
+    uint32_t complete; /* 1: every mapping and page was read to the end */
+    uint32_t self; /* 1: the process captured itself */
+    uint32_t appeared; /* mappings that appeared meanwhile and are not listed */
     uint64_t raced_pages; /* pages that changed, came or went meanwhile */
     char comm[16];
 } pm_header;
@@ -218,7 +218,7 @@ typedef struct pm_columns {
     const pm_part *parts;
     const char *strings;
     size_t n_mappings, n_objects, n_parts, n_strings, n_ranges;
-    const uint64_t *page;  /* virtual page number: address / page_size */
+    const uint64_t *page; /* virtual page number: address / page_size */
     const uint64_t *count; /* pages */
     const uint32_t *set, *known;
     const uint32_t *mapcount_lo, *mapcount_hi; /* hi UINT32_MAX: no bound */
@@ -242,17 +242,17 @@ enum pm_stage {
 
 /* Codes beyond errno (returned negated). */
 enum pm_code {
-    PM_E_GONE = 10001,    /* exited (or was never there) */
-    PM_E_ZOMBIE = 10002,  /* exited, not yet reaped: it has no memory */
+    PM_E_GONE = 10001, /* exited (or was never there) */
+    PM_E_ZOMBIE = 10002, /* exited, not yet reaped: it has no memory */
     PM_E_KTHREAD = 10003, /* kernel thread: it has no memory of its own */
-    PM_E_EXEC = 10004,    /* replaced its program while it was captured */
-    PM_E_FORMAT = 10005,  /* a kernel file or a saved snapshot does not read as expected */
-    PM_E_BUSY = 10006,    /* kept growing faster than it could be captured */
-    PM_E_FOREIGN = 10007  /* the snapshots are of different page sizes */
+    PM_E_EXEC = 10004, /* replaced its program while it was captured */
+    PM_E_FORMAT = 10005, /* a kernel file or a saved snapshot does not read as expected */
+    PM_E_BUSY = 10006, /* kept growing faster than it could be captured */
+    PM_E_FOREIGN = 10007 /* the snapshots are of different page sizes */
 };
 
 typedef struct pm_error {
-    int32_t code;  /* as returned, not negated */
+    int32_t code; /* as returned, not negated */
     int32_t stage; /* pm_stage */
     uint64_t line; /* pm_build: 1 + index of the offending mapping; else 0 */
     char detail[160];
@@ -300,8 +300,8 @@ PM_API int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier,
                          uint64_t *count, uint8_t *sure, size_t cap, size_t *n_out);
 /* Pages of a's windows that are the very same physical page in b: by file and
  * index, or by frame where frames were visible to both captures. */
-PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n,
-                     const pm_snapshot *b, pm_interval *out);
+PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n, const pm_snapshot *b,
+                     pm_interval *out);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

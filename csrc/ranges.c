@@ -59,8 +59,7 @@ pm_snapshot *pm__snapshot_new(const struct pm__sizes *s)
 
 static bool joins(const struct pm__pages *p, size_t i)
 {
-    return p->vpn[i] == p->vpn[i - 1] + 1 &&
-           !((p->known[i] ^ p->known[i - 1]) & PM__PUBLIC) &&
+    return p->vpn[i] == p->vpn[i - 1] + 1 && !((p->known[i] ^ p->known[i - 1]) & PM__PUBLIC) &&
            !((p->set[i] ^ p->set[i - 1]) & p->known[i] & PM__PUBLIC) &&
            p->mapcount_lo[i] == p->mapcount_lo[i - 1] && p->mapcount_hi[i] == p->mapcount_hi[i - 1];
 }
@@ -146,8 +145,7 @@ int pm__lay_out(struct pm__capture *c, pm_snapshot **out)
     snap->header = c->header;
     memcpy((void *)(uintptr_t)snap->columns.mappings, c->mappings,
            c->n_mappings * sizeof *c->mappings);
-    memcpy((void *)(uintptr_t)snap->columns.objects, c->objects,
-           c->n_objects * sizeof *c->objects);
+    memcpy((void *)(uintptr_t)snap->columns.objects, c->objects, c->n_objects * sizeof *c->objects);
     memcpy((void *)(uintptr_t)snap->columns.parts, c->parts, c->n_parts * sizeof *c->parts);
     memcpy((void *)(uintptr_t)snap->columns.strings, c->strings, c->n_strings);
     fill_ranges(c, snap);

@@ -88,6 +88,9 @@ static bool parse_header(const char *line, size_t len, pm_mapping *m, const char
     return true;
 }
 
+/* Far beyond any address space, and so small that counters can be added up. */
+#define MOST_KB (UINT64_C(1) << 48)
+
 static const struct {
     const char *key;
     enum pm_counter counter;
@@ -144,8 +147,7 @@ static bool parse_counter(struct reader *r, const char *line, size_t len)
         const char *p = colon + 1;
         while (p < end && *p == ' ')
             p++;
-        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 ||
-            v > INT64_MAX / 1024)
+        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 || v > MOST_KB)
             return false;
         counters_of(r)[keys[i].counter] = (int64_t)(v * 1024);
         return true;
@@ -254,8 +256,8 @@ static void compare(struct reader *r)
     if (!same_mapping(m, now))
         m->trouble |= PM_T_CHANGED;
     memcpy(m->after, now->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after);
-    m->counters_moved =
-        memcmp(m->before, m->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after) != 0;
+    m->counters_moved = memcmp(m->before, m->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after) !=
+                        0;
 }
 
 static int finish(struct reader *r)

@@ -15,7 +15,7 @@
 
 /* What /proc/PID/stat and status say that decides whether there is memory to look at. */
 struct life {
-    uint64_t start_time;
+    uint64_t start_time, flags;
     char state;
     bool has_memory;
 };
@@ -49,6 +49,18 @@ static ssize_t slurp(struct pm__capture *c, const char *name, char *buf, size_t 
     return got;
 }
 
+#define TASK_IS_KTHREAD UINT64_C(0x00200000) /* PF_KTHREAD, field 9 of /proc/PID/stat */
+
+/* The number after so many blanks. */
+static bool parse_field(const char *p, const char *end, int blanks, uint64_t *out)
+{
+    for (; blanks > 0 && p; blanks--) {
+        p = memchr(p, ' ', (size_t)(end - p));
+        p = p ? p + 1 : NULL;
+    }
+    return p && pm__dec(&p, end, out);
+}
+
 /* /proc/PID/stat: pid (comm) state ... with starttime as field 22; comm may hold anything. */
 static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct life *life)
 {
@@ -63,12 +75,8 @@ static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct
     memcpy(c->header.comm, open + 1, n);
     c->header.comm[n] = '\0';
     life->state = close[2];
-    const char *p = close + 2;
-    for (int field = 3; field < 22 && p; field++) {
-        p = memchr(p, ' ', (size_t)(end - p));
-        p = p ? p + 1 : NULL;
-    }
-    if (!p || !pm__dec(&p, end, &life->start_time))
+    if (!parse_field(close + 2, end, 9 - 3, &life->flags) ||
+        !parse_field(close + 2, end, 22 - 3, &life->start_time))
         return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no start time");
     return 0;
 }
@@ -113,8 +121,9 @@ static int refuse_memoryless(struct pm__capture *c, const struct life *life)
 {
     if (life->state == 'Z' || life->state == 'X' || life->state == 'x')
         return pm__fail(c, PM_E_ZOMBIE, PM_AT_STAT, "");
-    if (!life->has_memory)
-        return pm__fail(c, PM_E_KTHREAD, PM_AT_STAT, "");
+    if (!life->has_memory) /* on its way out, it has given its memory back already */
+        return pm__fail(c, life->flags & TASK_IS_KTHREAD ? PM_E_KTHREAD : PM_E_GONE, PM_AT_STAT,
+                        "");
     return 0;
 }
 

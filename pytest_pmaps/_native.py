@@ -355,8 +355,8 @@ class Columns:
         first, stop = window.start // self.page_size, window.end // self.page_size
         behind = m.first_range + m.n_ranges
         # The range in front of the one that begins there may reach into the window.
-        r = bisect_right(self._pages, first, m.first_range, behind)
-        for r in range(max(r - 1, m.first_range), behind):
+        after = bisect_right(self._pages, first, m.first_range, behind)
+        for r in range(max(after - 1, m.first_range), behind):
             lo, hi = max(c.page[r], first), min(c.page[r] + c.count[r], stop)
             if lo >= stop:
                 return

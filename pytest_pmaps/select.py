@@ -50,14 +50,16 @@ _NEAR_SHOWN = 5
 
 
 def printable(name: str) -> str:
-    r"""A name for people: bytes that are not UTF-8 become ``\xff``, as no terminal, no XML and
-    no xdist worker takes what Python keeps them as.
+    r"""A name for people: what is not UTF-8, or would move the cursor, is spelled out (``\xff``).
+
+    No terminal, no XML and no xdist worker takes what Python keeps such bytes as.
     """
     try:
         data = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # no name that came from the kernel
         data = name.encode("utf-8", "backslashreplace")
-    return data.decode("utf-8", "backslashreplace")
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Entry(NamedTuple):

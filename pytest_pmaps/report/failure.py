@@ -14,7 +14,7 @@ from ..delta import Delta, New
 from ..errors import PmapsError
 from ..metrics import Counted
 from ..model import Fact
-from ..select import Selector
+from ..select import Selector, printable
 from ..snapshots import Mapping, Selection, Snapshot
 from .text import amount, rfc_lines, summary_table, table, verdict_lines
 
@@ -101,12 +101,7 @@ def _safely(make: Callable[[], Iterable[str]]) -> list[str]:
 
 def plain(text: str) -> str:
     """Text that any terminal and any encoding takes: file names may hold anything."""
-    shown = (c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
-    return "".join(shown)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 # ---- the pages that offend

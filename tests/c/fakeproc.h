@@ -28,6 +28,7 @@
 #define FK_FD0 1000000  /* no real descriptor: a stray real system call on it fails */
 #define FK_MAX_FDS 64
 #define FK_MAX_FILES 8
+#define FK_KPF_BUDDY (UINT64_C(1) << 10) /* a free page */
 
 /* ---- the truth ------------------------------------------------------------------- */
 enum fk_what {
@@ -52,6 +53,7 @@ struct fk_page {
     bool swapless;  /* ... and the kernel has noticed: no longer PG_swapbacked */
     bool swapcache;
     bool ksm, huge, uffdwp, softdirty;
+    bool head, tail; /* of a large folio, on a kernel that does not show a tail its head's flags */
     bool bad_bit56; /* huge pages: bit 56 is not to be trusted */
     uint32_t mapcount;
     uint32_t head_mapcount; /* huge pages: numa_maps looks at the first; 0: no other */
@@ -66,10 +68,10 @@ struct fk_mapping {
     uint64_t offset, inode;
     unsigned major, minor;
     const char *name;
-    const char *vmflags;           /* NULL: no such line */
-    const char *lines;             /* further smaps lines, each with its newline */
-    uint64_t object_swap;          /* shmem: smaps Swap counts the object's, in pages */
-    int64_t lie[PM_N_COUNTERS];    /* added to what the pages add up to */
+    const char *vmflags; /* NULL: no such line */
+    const char *lines; /* further smaps lines, each with its newline */
+    uint64_t object_swap; /* shmem: smaps Swap counts the object's, in pages */
+    int64_t lie[PM_N_COUNTERS]; /* added to what the pages add up to */
     bool no_counters, no_numa;
 };
 
@@ -96,8 +98,8 @@ enum fk_fault {
     FK_NO_FAULT,
     FK_ERRNO, /* this call fails with fail_errno */
     FK_SHORT, /* this read is short (or, if it is no read, nothing happens) */
-    FK_EOF,   /* this read ends the file */
-    FK_DIE,   /* the process is gone from here on */
+    FK_EOF, /* this read ends the file */
+    FK_DIE, /* the process is gone from here on */
     FK_ZOMBIE,
     FK_EXEC /* another program from here on, in the same process */
 };
@@ -135,10 +137,10 @@ struct fake {
     const struct fk_world *at[FK_MOMENTS];
     const struct fk_world *after_exec;
     bool show_frames, no_numa, no_kpage, no_scan;
-    size_t max_read;     /* reads give at most this; 0: no limit */
+    size_t max_read; /* reads give at most this; 0: no limit */
     size_t scan_regions; /* PAGEMAP_SCAN returns at most this many; 0: as asked */
-    bool scan_by_pass;   /* it shows what pagemap shows, not the moment between */
-    bool scan_lies;      /* ... and names too low an address as where it stopped */
+    bool scan_by_pass; /* it shows what pagemap shows, not the moment between */
+    bool scan_lies; /* ... and names too low an address as where it stopped */
 
     /* The test's own text instead of what the worlds say; by pass where there are two. */
     const char *smaps[2], *numa[2], *stat, *status, *meminfo, *maps;
@@ -426,7 +428,9 @@ static inline uint64_t fk_kpageflags(const struct fk_page *p)
     f |= p->swapcache ? PM_KPF_SWAPCACHE : 0;
     f |= p->what == FK_ANON && !p->swapless ? PM_KPF_SWAPBACKED : 0;
     f |= p->ksm ? PM_KPF_KSM : 0;
-    f |= p->huge ? PM_KPF_COMPOUND_TAIL : 0;
+    f |= p->head ? PM_KPF_COMPOUND_HEAD : p->huge || p->tail ? PM_KPF_COMPOUND_TAIL : 0;
+    if (p->tail) /* its own flags, as before 6.10 */
+        f &= PM_KPF_MMAP | PM_KPF_ANON | PM_KPF_COMPOUND_TAIL;
     return f;
 }
 
@@ -674,7 +678,7 @@ static inline size_t fk_read_kpage(struct fake *f, enum fk_kind kind, uint64_t *
 {
     for (size_t i = 0; i < n / 8; i++) {
         const struct fk_page *p = fk_page_of_frame(fk_now(f, FK_KPAGE), offset / 8 + i);
-        buf[i] = !p                    ? PM_KPF_NOPAGE
+        buf[i] = !p                    ? FK_KPF_BUDDY
                  : kind == FK_F_KFLAGS ? fk_kpageflags(p)
                  : fk_normal(p)        ? p->mapcount
                                        : 0;

@@ -159,6 +159,9 @@ static void refuses(void)
         {"text outside the string pool", 1, AT(mappings[0].extra_len), 8},
         {"an object that does not exist", 2, AT(mappings[1].object), 3},
         {"a kind that does not exist", 1, AT(mappings[0].kind), PM_KIND_HUGETLB + 1},
+        {"a counter that cannot be", 1, AT(mappings[0].after[PM_C_RSS]), UINT64_MAX - 1},
+        {"a counter that cannot be", 1, AT(mappings[0].before[0]), (UINT64_C(1) << 58) + 1},
+        {"a counter that cannot be", 1, AT(mappings[0].after[PM_N_COUNTERS - 1]), INT64_MAX},
         {"bounds that are the wrong way round", 1, AT(mappings[0].dirty_lo), 5},
         {"a range of no pages", 1, AT(count[0]), 0},
         {"ranges overlap or are out of order", 1, AT(page[0]), 0xf},
@@ -223,7 +226,7 @@ static void what_passes_can_be_counted(void)
     CHECK(passed > 1000);
 }
 
-/* Counters come from the file too: the largest must not overflow what adds them. */
+/* Counters come from the file too: the largest that pass must not overflow what adds them. */
 static void largest_counters(void)
 {
     struct sample s;
@@ -233,8 +236,10 @@ static void largest_counters(void)
     make(&s);
     s.mappings[1].kind = PM_KIND_HUGETLB;
     for (int k = 0; k < PM_N_COUNTERS; k++)
-        s.mappings[1].after[k] = s.mappings[1].before[k] = INT64_MAX;
+        s.mappings[1].after[k] = s.mappings[1].before[k] = INT64_C(1) << 58;
     CHECK_EQ(build(&s, &snap, &err), 0);
+    if (!snap)
+        return;
     pm_window w = {s.mappings[1].start, s.mappings[1].end, 1};
     CHECK_EQ(pm_count(snap, &w, 1, out), 0);
     CHECK_EQ(out[PM_DIRTY].hi, 4);

@@ -81,17 +81,19 @@ static void add(struct image *img, uint32_t type, uint32_t flags, uint64_t offse
 static const char separate[] = "separate-code";
 static const char noseparate[] = "noseparate-code";
 static const char norelro[] = "norelro";
+static const char oddrelro[] = "RELRO that ends within a page";
 
 static void make(struct image *img, const char *how, bool is32)
 {
     begin(img, is32);
     add(img, PT_PHDR, PF_R, 64, 64, 400, 400);
-    if (how == separate) {
+    if (how == separate || how == oddrelro) {
         add(img, PT_LOAD, PF_R, 0, 0, 0xf00, 0xf00);
         add(img, PT_LOAD, PF_R | PF_X, 0x1000, 0x1000, 0x2800, 0x2800);
         add(img, PT_LOAD, PF_R, 0x4000, 0x4000, 0x900, 0x900);
         add(img, PT_LOAD, PF_R | PF_W, 0x4de0, 0x5de0, 0x500, 0x2500);
-        add(img, PT_GNU_RELRO, PF_R, 0x4de0, 0x5de0, 0x220, 0x220);
+        uint64_t relro = how == oddrelro ? 0x520 : 0x220; /* to 0x6300, or to 0x6000 */
+        add(img, PT_GNU_RELRO, PF_R, 0x4de0, 0x5de0, relro, relro);
     } else if (how == noseparate) {
         add(img, PT_LOAD, PF_R | PF_X, 0, 0, 0x3900, 0x3900);
         add(img, PT_LOAD, PF_R | PF_W, 0x3de0, 0x4de0, 0x300, 0x400);
@@ -206,6 +208,8 @@ static void parts_of_a_library(void)
         const char *parts;
     } cases[] = {
         {"as linked today", separate, separate_maps, PM_ELF_OK,
+         "rodata 0-1, text 1-4, rodata 4-5, relro 5-6, data 6-7, bss 7-9"},
+        {"the loader protects whole pages only", oddrelro, separate_maps, PM_ELF_OK,
          "rodata 0-1, text 1-4, rodata 4-5, relro 5-6, data 6-7, bss 7-9"},
         {"rodata within the text", noseparate, noseparate_maps, PM_ELF_OK,
          "text 0-4, relro 4-5, data 5-6"},

@@ -174,6 +174,7 @@ static void check_snapshot(const pm_snapshot *snap, const char *note)
     }
     CHECK_IN(met == w->n || h->appeared || !h->complete, "%s: %zu of %zu mappings, said complete",
              note, met, w->n);
+    CHECK_IN(h->raced_pages == 0, "%s: raced, though nothing moved", note);
     check_object(&c, note);
     check_merged(&c, note);
 }

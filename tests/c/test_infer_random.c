@@ -108,15 +108,13 @@ static bool has(const struct fk_mapping *m, const char *flag)
     return m->vmflags && strstr(m->vmflags, flag);
 }
 
-/* Clean anonymous pages: read back from swap, or freed lazily. */
+/* Clean anonymous pages: read back from swap, copied for a pin, or freed lazily. */
 static void make_clean(struct rng *r, const struct mood *mood, const struct sample *s,
                        enum shape shape, struct fk_page *p)
 {
-    if (!anonymous_vma(shape) && s->world.no_swap)
-        return; /* what is copied is dirty, until it is swapped out */
     p->pte_dirty = p->page_dirty = false;
     if (!anonymous_vma(shape) || (!s->world.no_swap && rng_once_in(r, 4))) {
-        p->swapcache = true;
+        p->swapcache = !s->world.no_swap; /* else copied for a pin for reading */
         return;
     }
     p->freed = true;

@@ -153,8 +153,10 @@ struct pair {
 
 static void make_pair(struct pair *p)
 {
-    for (size_t k = 0; k < 9; k++)
+    for (size_t k = 0; k < 9; k++) {
         p->before[k] = p->after[k] = ordinary;
+        p->before[k].frame = p->after[k].frame = 100 + 2 * k;
+    }
     for (size_t i = 0; i < 3; i++) {
         p->m[0][i] = anon(0x10000 + i * 0x3000, 3, p->before + 3 * i);
         p->m[1][i] = anon(0x10000 + i * 0x3000, 3, p->after + 3 * i);
@@ -226,13 +228,18 @@ static void raced_pages_have_no_mapcount(void)
 /* Others sharing or leaving a page is not the target's doing: it drifted, no more. */
 static void sharing_drifts(void)
 {
-    for (uint32_t from = 1; from <= 2; from++) {
+    for (uint32_t k = 0; k < 4; k++) {
+        const uint32_t from = 1 + k % 2;
+        const bool frames = k / 2; /* kpagecount is read in between, and is as old as either */
         struct pair p;
         pm_columns c;
         make_pair(&p);
         p.before[4].mapcount = from;
         p.after[4].mapcount = 3 - from;
-        pm_snapshot *snap = take_pair(&p, &c);
+        fk_init(&fake, &p.world[0]);
+        fake.at[FK_PAGEMAP2] = &p.world[1];
+        fake.show_frames = frames;
+        pm_snapshot *snap = take(&c);
         if (!snap)
             continue;
         long r = fk_range(&c, 1, 0x14);

@@ -200,7 +200,7 @@ def test_forked_child_reads_what_its_parent_captured():
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writer, b"y" if int(before.metric('rss')) == rss else b"n")
+        os.write(writer, b"y" if int(before.metric("rss")) == rss else b"n")
         time.sleep(60)
         os._exit(0)
     try:

@@ -322,4 +322,4 @@ def test_odd(pmaps_snapshot):
         "-n2",
     )
     result.assert_outcomes(failed=1)
-    result.stdout.re_match_lines([r"lib\\udcff\\x1b\[31modd\.so +4 KiB .*"])
+    result.stdout.re_match_lines([r"lib\\xff\\x1b\[31modd\.so +4 KiB .*"])
