@@ -197,6 +197,7 @@ typedef void new_fn(void *arg, uint64_t page, uint64_t count, struct state now,
 
 struct comparison {
     const pm_columns *now, *before;
+    struct state unmapped; /* what the earlier one says of places that it does not list */
     uint64_t page_size;
     new_fn *fn;
     void *arg;
@@ -269,7 +270,7 @@ static void compare_piece(void *arg, const pm_mapping *m, struct piece p)
         if (covered && same_memory(m, old))
             against_mapping(k, old, page, stop, now);
         else
-            k->fn(k->arg, page, stop - page, now, nothing_there);
+            k->fn(k->arg, page, stop - page, now, covered ? nothing_there : k->unmapped);
         page = stop;
     }
 }
@@ -280,6 +281,7 @@ static int compare(const pm_snapshot *later, const pm_snapshot *earlier, const p
     struct comparison k = {
         .now = &later->columns,
         .before = &earlier->columns,
+        .unmapped = earlier->header.complete && !earlier->header.appeared ? nothing_there : unseen,
         .page_size = later->header.page_size,
         .fn = fn,
         .arg = arg,
