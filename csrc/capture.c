@@ -12,6 +12,7 @@
 
 #define MAX_TRIES 16 /* each doubles the room that was too small: 2^16 times the first guess */
 #define MAX_EXECS 3
+#define MAX_MOVES 4
 
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail)
 {
@@ -122,6 +123,15 @@ static int attempt(struct pm__capture *c, pm_snapshot **out)
     return pm__lay_out(c, out);
 }
 
+/* Mappings came, went or moved: what they hold may have been missed, or met twice. */
+static bool has_moved(const struct pm__capture *c)
+{
+    for (size_t i = 0; i < c->n_mappings; i++)
+        if (c->mappings[i].trouble & PM_T_CHANGED)
+            return true;
+    return c->header.appeared || c->header.missed_pages;
+}
+
 /* Nothing but what was learnt about the room needed survives an attempt. */
 static void clear(struct pm__capture *c)
 {
@@ -132,6 +142,7 @@ static void clear(struct pm__capture *c)
         .room = c->room,
         .dir = -1,
         .smaps = -1,
+        .rollup = -1,
         .numa = -1,
         .pagemap = -1,
         .kpageflags = -1,
@@ -153,14 +164,20 @@ int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm
         .room =
             {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
     };
-    int execs = 0;
+    int execs = 0, moves = 0;
     for (int tries = 0; tries < MAX_TRIES; tries++) {
         clear(&c);
         int rc = attempt(&c, out);
+        bool moved = rc == 0 && has_moved(&c);
         pm__target_close(&c);
         pm__arena_put(&c.arena);
         if (rc == -PM_E_EXEC && ++execs < MAX_EXECS)
             continue; /* another program now: capture that one */
+        if (moved && ++moves < MAX_MOVES) {
+            pm_free(*out);
+            *out = NULL;
+            continue;
+        }
         if (rc != -ENOBUFS)
             return rc < 0 && !err->code ? pm__fail(&c, -rc, PM_AT_NOTHING, "") : rc;
     }

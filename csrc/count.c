@@ -179,6 +179,15 @@ static void count_window(struct counter *k, const pm_window *w)
     }
 }
 
+/* Pages that were missed, or met twice, may belong anywhere. */
+static void doubt(pm_interval *out, size_t n_out, uint64_t pages, size_t n_windows)
+{
+    for (size_t i = 0; n_windows && i < n_out; i++) {
+        out[i].lo -= out[i].lo < pages ? out[i].lo : pages;
+        out[i].hi += pages;
+    }
+}
+
 int pm_count(const pm_snapshot *s, const pm_window *w, size_t n, pm_interval out[PM_N_METRICS])
 {
     struct counter k = {.c = &s->columns, .page_size = s->header.page_size};
@@ -186,6 +195,8 @@ int pm_count(const pm_snapshot *s, const pm_window *w, size_t n, pm_interval out
         return -EINVAL;
     for (size_t i = 0; i < n; i++)
         count_window(&k, &w[i]);
+    doubt(k.out, PM_N_METRICS, s->header.missed_pages, n);
+    k.out[PM_M_PSS].hi += (k.page_size - 1) * (n ? s->header.missed_pages : 0);
     memcpy(out, k.out, sizeof k.out);
     return 0;
 }
@@ -320,6 +331,7 @@ int pm_new(const pm_snapshot *later, const pm_snapshot *earlier, const pm_window
             out[bit].hi += (missed < pages ? missed : pages) +
                            (hugetlb_facts & PM_BIT(bit) ? huge : 0);
     }
+    doubt(out, PM_N_BITS, later->header.missed_pages + earlier->header.missed_pages, n);
     return rc;
 }
 
@@ -461,6 +473,7 @@ int pm_common(const pm_snapshot *a, const pm_window *w, size_t n, const pm_snaps
         if (m->kind == PM_KIND_HUGETLB)
             k.out.hi += hugetlb_pages(m, ps, (w[i].end - w[i].start) / ps);
     }
+    doubt(&k.out, 1, a->header.missed_pages + b->header.missed_pages, n);
     *out = k.out;
     return 0;
 }

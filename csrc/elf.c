@@ -172,6 +172,8 @@ static bool begins(const struct image *img, const pm_mapping *m, uint64_t page, 
 {
     const struct segment *first = &img->loads[0];
     uint64_t at = down(first->vaddr, page);
+    if (first->exec && !(m->perms & (PM_EXEC | PM_WRITE)))
+        return false;
     if (m->start < at || !fits(first, m, m->start - at, page) ||
         m->offset != down(first->offset, page))
         return false;
@@ -266,6 +268,8 @@ static int locate(struct pm__capture *c, uint32_t object, const struct image *im
         if (m->object != object + 1)
             continue;
         const struct segment *s = in.found ? segment_of(img, m, in.bias, page) : NULL;
+        if (s && s->exec && !(m->perms & (PM_EXEC | PM_WRITE)))
+            return -ESTALE; /* code that never was: the file was overwritten since */
         if (s) {
             in.text += s->exec ? m->end - m->start : 0;
             continue;
@@ -409,6 +413,23 @@ static void set_kind(struct pm__capture *c, uint32_t object, enum pm_kind kind)
     }
 }
 
+/* Overwritten in place, a file keeps its inode; then its headers do not fit what is mapped. */
+static int forget_parts(struct pm__capture *c, pm_object *o)
+{
+    c->n_parts = o->first_part;
+    o->n_parts = 0;
+    o->status = PM_ELF_REPLACED;
+    return 0;
+}
+
+static bool maps_code(const struct pm__capture *c, uint32_t object)
+{
+    for (size_t i = 0; i < c->n_mappings; i++)
+        if (c->mappings[i].object == object + 1 && (c->mappings[i].perms & PM_EXEC))
+            return true;
+    return false;
+}
+
 static int examine(struct pm__capture *c, uint32_t object, const pm_mapping *m)
 {
     pm_object *o = &c->objects[object];
@@ -437,8 +458,10 @@ static int examine(struct pm__capture *c, uint32_t object, const pm_mapping *m)
     }
     o->status = elf ? PM_ELF_OK : PM_ELF_NOT;
     int rc = elf ? locate(c, object, img) : 0;
-    if (elf && o->n_parts == 0)
-        o->status = PM_ELF_PLAIN;
+    if (rc == -ESTALE)
+        rc = forget_parts(c, o);
+    else if (elf && o->n_parts == 0)
+        o->status = maps_code(c, object) ? PM_ELF_REPLACED : PM_ELF_PLAIN;
     c->header.sources |= 1u << PM_SRC_FILE;
     return rc;
 }

@@ -105,7 +105,7 @@ struct pm__capture {
     int64_t pid;
     pm_header header;
 
-    int dir, smaps, numa, pagemap, kpageflags, kpagecount;
+    int dir, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
 
     pm_mapping *mappings;
     struct pm__span *spans; /* pages of each mapping */

@@ -206,6 +206,7 @@ typedef struct pm_header {
     uint32_t self; /* 1: the process captured itself */
     uint32_t appeared; /* mappings that appeared meanwhile and are not listed */
     uint64_t raced_pages; /* pages that changed, came or went meanwhile */
+    uint64_t missed_pages; /* pages that totals say were missed, or met twice, as memory moved */
     char comm[16];
 } pm_header;
 

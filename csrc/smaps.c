@@ -126,6 +126,7 @@ struct reader {
     size_t cursor; /* second pass: next mapping of the first not yet met */
     size_t met;
     size_t strings; /* end of the string pool when the reading began */
+    int64_t rss;    /* of all entries, ours too */
 };
 
 static int64_t *counters_of(struct reader *r)
@@ -266,6 +267,7 @@ static int finish(struct reader *r)
         return 0;
     r->rec.open = false;
     r->met++;
+    r->rss += counters_of(r)[PM_C_RSS] > 0 ? counters_of(r)[PM_C_RSS] : 0;
     pm_mapping *m = &r->rec.m;
     int rc = pm__add_string(r->c, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
     if (rc < 0)
@@ -318,6 +320,32 @@ static int on_line(void *arg, const char *line, size_t len)
     return r->pass == PM__BEFORE ? keep_extra(r, line, len) : 0;
 }
 
+static int find_rss(void *arg, const char *line, size_t len)
+{
+    const char *p = line + 4, *end = line + len;
+    uint64_t kb;
+    if (len < 5 || memcmp(line, "Rss:", 4) != 0)
+        return 0;
+    while (p < end && *p == ' ')
+        p++;
+    if (pm__dec(&p, end, &kb) && kb <= MOST_KB)
+        *(int64_t *)arg = (int64_t)(kb * 1024);
+    return 0;
+}
+
+/* smaps is not one moment: what a process moves from the part that is still to be read
+ * to the part that was read already is in neither.  Only the total shows it. */
+static void check_total(struct reader *r)
+{
+    struct pm__capture *c = r->c;
+    int64_t total = -1, page = (int64_t)c->header.page_size;
+    if (c->rollup < 0 ||
+        pm__each_line(c->io, c->rollup, c->scratch, PM__SCRATCH, find_rss, &total) < 0 || total < 0)
+        return;
+    int64_t apart = total > r->rss ? total - r->rss : r->rss - total;
+    c->header.missed_pages = (uint64_t)((apart + page - 1) / page);
+}
+
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
 {
     struct reader r = {.c = c, .pass = pass, .strings = c->n_strings};
@@ -330,6 +358,8 @@ int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
         return rc == -ENOBUFS || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, "smaps");
     while (pass == PM__AFTER && r.cursor < c->n_mappings)
         c->mappings[r.cursor++].trouble |= PM_T_CHANGED;
+    if (pass == PM__AFTER)
+        check_total(&r);
     c->header.sources |= 1u << PM_SRC_MAPS | 1u << PM_SRC_SMAPS;
     return 0;
 }

@@ -138,6 +138,15 @@ static int open_file(struct pm__capture *c, const char *name, enum pm_stage stag
     return 0;
 }
 
+/* Not there, or not ours to read, is fine; being out of descriptors is not. */
+static int open_welcome(struct pm__capture *c, int dir, const char *name, int *out)
+{
+    *out = c->io->open(c->io->ctx, dir, name, O_RDONLY);
+    if (*out == -EMFILE || *out == -ENFILE)
+        return pm__fail(c, -*out, PM_AT_PROC, name);
+    return 0;
+}
+
 /* Whether meminfo says that there is some of it; where it does not say, there may be. */
 static void look_at_host(struct pm__capture *c)
 {
@@ -165,16 +174,19 @@ int pm__target_open(struct pm__capture *c)
     if (rc < 0 || (rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap)) < 0)
         return rc;
     /* The rest is welcome, not needed; what is missing shows as unknown. */
-    c->numa = c->io->open(c->io->ctx, c->dir, "numa_maps", O_RDONLY);
-    c->kpageflags = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpageflags", O_RDONLY);
-    c->kpagecount = c->io->open(c->io->ctx, AT_FDCWD, "/proc/kpagecount", O_RDONLY);
+    if ((rc = open_welcome(c, c->dir, "smaps_rollup", &c->rollup)) < 0 ||
+        (rc = open_welcome(c, c->dir, "numa_maps", &c->numa)) < 0 ||
+        (rc = open_welcome(c, AT_FDCWD, "/proc/kpageflags", &c->kpageflags)) < 0 ||
+        (rc = open_welcome(c, AT_FDCWD, "/proc/kpagecount", &c->kpagecount)) < 0)
+        return rc;
     look_at_host(c);
     return 0;
 }
 
 void pm__target_close(struct pm__capture *c)
 {
-    int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap, &c->smaps, &c->dir};
+    int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap,
+                  &c->rollup,     &c->smaps,      &c->dir};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             c->io->close(c->io->ctx, *fds[i]);

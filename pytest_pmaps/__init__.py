@@ -68,6 +68,10 @@ __all__ = [
 _MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "files", "assertions")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Load on first use: pytest loads this package in every session, used or not."""
     if name in __all__:

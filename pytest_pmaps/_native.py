@@ -133,7 +133,7 @@ def _who(pid: int) -> str:
 
 
 _GONE = {
-    10001: "does not exist, or has exited",
+    10001: "does not exist, has exited, or is hidden from this user (hidepid)",
     10002: "is a zombie: it has exited and has no memory left",
     10003: "is a kernel thread: it has no memory of its own",
     10004: "kept replacing its program (exec) while it was captured",
@@ -159,9 +159,24 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise FormatError(f"{who}: {detail or 'a kernel file'} does not read as expected")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
+    if code in (errno.EMFILE, errno.ENFILE):
+        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if code == errno.ENOMEM:
         raise MemoryError(f"{who}: not enough memory to capture it in")
     raise PmapsError(f"{who}: {detail or 'capture'}: {os.strerror(code)}")
+
+
+def _check_proc(pid: int) -> None:
+    """Raise Unsupported where /proc is missing, or speaks of other processes than we do."""
+    try:
+        ours = os.readlink("/proc/self")
+    except OSError as exc:
+        raise Unsupported(f"/proc cannot be read here: {exc.strerror}") from None
+    if pid and ours != str(os.getpid()):
+        raise Unsupported(
+            f"this /proc is another pid namespace's: pid {pid} names another process there; "
+            "mount a /proc of this namespace (unshare --mount-proc)"
+        )
 
 
 # ---- probing
@@ -214,6 +229,7 @@ class Columns:
     def capture(cls, pid: int) -> Columns:
         """Capture a process; pid 0 is this one.  Raises PmapsErrors that say what is wrong."""
         require_engine()
+        _check_proc(pid)
         out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
         if lib.pm_capture(pid, out, err) < 0:
             detail = ffi.string(err.detail).decode()
@@ -283,6 +299,11 @@ class Columns:
     def raced_pages(self) -> int:
         """Pages that changed, came or went while it was captured."""
         return int(self._header.raced_pages)
+
+    @property
+    def missed_pages(self) -> int:
+        """Pages that were missed, or met twice, as memory moved; by the kernel's total."""
+        return int(self._header.missed_pages)
 
     # ---- mappings
 
@@ -452,6 +473,7 @@ class Columns:
             self_capture=self.self_capture,
             appeared=self.appeared,
             raced_pages=self.raced_pages,
+            missed_pages=self.missed_pages,
         )
 
     def _plain_mapping(self, i: int) -> PlainMapping:
@@ -539,6 +561,7 @@ class _Builder:
                 "self": p.self_capture,
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
+                "missed_pages": p.missed_pages,
                 "comm": p.comm.encode("utf-8", "surrogateescape")[:15],
             },
         )

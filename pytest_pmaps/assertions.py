@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._native import Window
 from .counts import Count
-from .delta import New
-from .errors import FootprintError, Undetermined
+from .delta import New, check_same_process
+from .errors import FootprintError, NoSuchMapping, Undetermined, undetermined
 from .metrics import Counted
 from .model import Fact
 from .select import Selector
@@ -60,6 +61,7 @@ def assert_at_most(
     ValueError for a metric that does not exist.
     """
     __tracebackhide__ = True
+    _need(selection, Counted, "selection")
     new = _new(selection, since)
     count = new.metric(metric) if new else selection.metric(metric)
     if count <= amount:
@@ -84,14 +86,24 @@ def assert_shared(
     compared after a fork).
     """
     __tracebackhide__ = True
+    _need(selection, Selection, "selection")
+    _need(other, Counted, "other")
+    if (selection.columns.pid, selection.columns.start_time) == (
+        other.columns.pid,
+        other.columns.start_time,
+    ):
+        raise ValueError("both are of one process: sharing is with another one")
     common = selection.shared_with(other)
     rss = selection.rss
+    if rss == 0:
+        raise undetermined(f"{selection.label}: nothing of it is resident, to be shared or not")
     enough: int | str | Count = at_least  # type: ignore[assignment]
     if isinstance(at_least, float):
         if not 0 <= at_least <= 1:
             raise ValueError(f"a share lies between 0 and 1, not at {at_least}")
-        pages = int(rss.pages)
-        enough = -int(-pages * at_least // 1)
+        enough = -int(-int(rss.pages) * at_least // 1)
+    elif isinstance(at_least, int) and at_least < 1:
+        raise ValueError(f"at least {at_least} pages is no demand; a share is a float: 0.8")
     if common >= enough:
         return
     raise FootprintError(
@@ -101,6 +113,36 @@ def assert_shared(
     )
 
 
+_KINDS = {
+    Counted: "a snapshot, or a selection of one",
+    Selection: 'a selection: snapshot["libfoo"]',
+    Snapshot: "a snapshot",
+}
+
+
+def _need(given: object, kind: type[Counted], name: str) -> None:
+    __tracebackhide__ = True
+    if not isinstance(given, kind):
+        raise TypeError(f"{name} is {_KINDS[kind]}, not {type(given).__name__}")
+
+
+def _check_miss(snapshot: Snapshot, selector: Selector) -> None:
+    """A selector that could not match anything is a mistake, and no proof; nor is a map with
+    gaps in it.
+    """
+    __tracebackhide__ = True
+    try:
+        snapshot[selector]
+    except NoSuchMapping as miss:
+        if selector == "" or miss.misspelt:
+            raise
+    if snapshot.columns.appeared or not snapshot.columns.complete:
+        raise undetermined(
+            "mappings appeared while the process was captured, or are not listed: "
+            "capture it again while it is idle"
+        )
+
+
 def _share(at_least: int | str | float) -> str:
     return f"{at_least:.0%}" if isinstance(at_least, float) else str(at_least)
 
@@ -108,10 +150,13 @@ def _share(at_least: int | str | float) -> str:
 def assert_not_mapped(snapshot: Snapshot, selector: Selector) -> None:
     """Nothing that the selector means is mapped.  Raises FootprintError."""
     __tracebackhide__ = True
-    if selector in snapshot:
-        found = snapshot.select(selector)
-        text = f"{found.label} is mapped: {len(found.windows)} mappings, rss {found.rss}"
-        raise FootprintError(text, Evidence(found, Fact.NORMAL))
+    _need(snapshot, Snapshot, "snapshot")
+    if selector not in snapshot:
+        _check_miss(snapshot, selector)
+        return
+    found = snapshot.select(selector)
+    text = f"{found.label} is mapped: {len(found.windows)} mappings, rss {found.rss}"
+    raise FootprintError(text, Evidence(found, Fact.NORMAL))
 
 
 def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
@@ -121,6 +166,8 @@ def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
     Raises FootprintError, or Undetermined.
     """
     __tracebackhide__ = True
+    _need(selection, Selection, "selection")
+    _need(since, Counted, "since")
     new = _new(selection, since)
     earlier = _same_in(since, selection)
     assert new is not None
@@ -137,8 +184,6 @@ def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
 
 def _same_in(since: Snapshot | Selection, selection: Selection) -> Counted:
     """The windows of the selection that the earlier snapshot has too."""
-    from ._native import Window
-
     spans = [(w.start, w.end) for w in selection.windows]
     windows = tuple(
         Window(i, max(start, m.start), min(end, m.end))
@@ -153,10 +198,7 @@ def _new(selection: Counted, since: Snapshot | Selection | None) -> New | None:
     __tracebackhide__ = True
     if since is None:
         return None
-    if not isinstance(since, Counted):
-        raise TypeError(f"since is an earlier snapshot or selection, not {type(since).__name__}")
-    from .delta import check_same_process
-
+    _need(since, Counted, "since")
     check_same_process(selection.columns, since.columns)
     return New(selection, since.columns)
 

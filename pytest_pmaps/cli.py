@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from .errors import PmapsError
 from .metrics import Counted
+from .select import printable
 from .snapshots import Snapshot
 
 __all__ = ["main"]
@@ -21,6 +23,12 @@ _COLOURS = {"green": "32", "yellow": "33"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.  0: done; 2: a mistake or something that cannot be looked at."""
     args = _parser().parse_args(argv)
+    if sys.stdout is None:
+        print("pmaps: standard output is closed", file=sys.stderr)
+        return 2
+    if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
+        # Names are bytes to the kernel, and go into files as the bytes that they are.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -41,6 +49,7 @@ def _one_line(exc: BaseException) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pmaps", description=__doc__)
     parser.description = "Show a process's memory, page range by page range."
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     show = commands.add_parser(
         "show",
@@ -63,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"pytest-pmaps {version('pytest-pmaps')}"
 
 
 # ---- show
@@ -115,12 +130,8 @@ def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
 
 
 def _printable(line: str) -> str:
-    """Names are bytes to the kernel; what is not UTF-8 goes out as the bytes it came in as."""
-    encoding = sys.stdout.encoding or "utf-8"
-    if encoding.lower() in ("utf-8", "utf8"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-        return line
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    """For a terminal, what would move its cursor is spelled out; columns keep their tabs."""
+    return "\t".join(printable(cell) for cell in line.split("\t")) if sys.stdout.isatty() else line
 
 
 # ---- doctor
@@ -130,7 +141,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from .host import confounders, sources
     from .report.doctor import doctor_lines
 
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = max(40, min(shutil.get_terminal_size().columns, 100))
     for line in doctor_lines(sources(), confounders(), _paint, width):
         print(line)
     return 0

@@ -20,7 +20,9 @@ _NEW_METRICS = FACT_METRICS | {
 
 
 def check_same_process(later: Columns, earlier: Columns) -> None:
-    """Raise ValueError unless both are of one process, as far as they say."""
+    """Raise ValueError unless both are of one process, and in this order, as far as they say."""
+    if later.captured_ns and later.captured_ns < earlier.captured_ns:
+        raise ValueError("the snapshots are the wrong way round: the one called earlier is later")
     names = [(c.pid, c.start_time) for c in (later, earlier)]
     if all(pid for pid, _ in names) and names[0] != names[1]:
         raise ValueError(
@@ -103,6 +105,11 @@ class Delta:
         self.later = later
         self.earlier = earlier
         self._pick = pick
+
+    def __repr__(self) -> str:
+        return (
+            f"<change of {self.later.label or 'all'}: rss {self.rss}, new dirty {self.new.dirty}>"
+        )
 
     def __getitem__(self, selector: object) -> Delta:
         """The change of one selection; NoSuchMapping where neither snapshot has it."""

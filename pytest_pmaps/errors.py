@@ -52,7 +52,12 @@ class FormatError(PmapsError, ValueError):
 
 
 class NoSuchMapping(PmapsError, LookupError):
-    """A selector matches no mapping; the message lists near matches."""
+    """A selector matches no mapping; the message lists near matches.
+
+    ``misspelt``: the file is there, and has no such part, so that nothing could match.
+    """
+
+    misspelt = False
 
 
 class AmbiguousMapping(PmapsError, LookupError):

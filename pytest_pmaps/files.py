@@ -24,6 +24,10 @@ def dumps(snapshot: Snapshot) -> str:
 
 def loads(text: str) -> Snapshot:
     """Read either form; FormatError with line and reason for anything else."""
+    if not isinstance(text, str):
+        raise TypeError(f"a saved map is text, not {type(text).__name__}")
+    if not text.strip():
+        raise FormatError("it is empty: no process has an empty map")
     parse = jsonfile.parse if text.lstrip()[:1] in ("{", "[") and not _is_mapping(text) else None
     return Snapshot.from_plain(parse(text) if parse else rfctext.parse(text))
 
@@ -51,7 +55,10 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file by one step; on any failure the old one stays as it was."""
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as exc:
+        raise type(exc)(exc.errno, exc.strerror, os.fspath(path)) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)

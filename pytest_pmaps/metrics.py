@@ -56,6 +56,10 @@ _AT_MOST = {
     "swap_pss": Fact.SWAPPED,
 }
 
+#: Sums of parts of pages, which smaps prints in whole kB.
+_DIVIDED = ("pss", "pss_dirty", "swap_pss", "locked")
+_CUT = 1023
+
 #: Every metric by name.
 METRICS = (
     "rss",
@@ -72,6 +76,7 @@ _HIDDEN_FRAMES = "grant CAP_SYS_ADMIN, which shows page flags ('pmaps doctor' te
 _RACED = "capture it again while it is idle: pages changed meanwhile"
 _HUGETLB = "pages of hugetlb mappings are not visible"
 _SHARED_DIRTY = "the dirty bits of shared memory are not visible on this host (see 'pmaps doctor')"
+_SETTLING = "capture it again in a second: the kernel has not settled yet what MADV_FREE freed"
 _TEXT = "the saved map does not say; capture the process, or save it as JSON"
 
 
@@ -246,7 +251,18 @@ class Counted:
                 return None
             lo += min(info.before[name], info.after[name])
             hi += max(info.before[name], info.after[name])
-        return Interval(lo, hi)
+            # The kernel cuts what it divides by mapcount to whole kB, mapping by mapping.
+            hi += _CUT if name in _DIVIDED and info.after.get("rss", 1) else 0
+        moved = self._columns.missed_pages * self.page_size if self.windows else 0
+        return self._narrowed(name, Interval(max(0, lo - moved), hi + moved))
+
+    def _narrowed(self, name: str, counted: Interval) -> Interval:
+        """What both a counter and the pages allow; pages may know a sum of 1/mapcount better."""
+        if name not in _DIVIDED or name in _AT_MOST:
+            return counted
+        pages = self._from_pages(name)
+        lo, hi = max(counted.lo, pages.lo), min(counted.hi, pages.hi)
+        return Interval(lo, hi) if lo <= hi else counted
 
     def _from_pages(self, name: str) -> Interval:
         size = self.page_size
@@ -262,12 +278,13 @@ class Counted:
         return self._count(Interval(pages.lo * size, pages.hi * size), name, fact)
 
     def _count(self, value: Interval, name: str, fact: Fact | None = None) -> Count:
+        open_end = bool(self.windows) and not self._columns.complete
         return Count(
             value.lo,
-            value.hi,
+            None if open_end else value.hi,
             page_size=self.page_size,
             label=self._labelled(name),
-            remedy="" if value.lo == value.hi else self._remedy(fact),
+            remedy="" if value.lo == value.hi and not open_end else self._remedy(fact),
         )
 
     def _labelled(self, name: str) -> str:
@@ -275,14 +292,16 @@ class Counted:
 
     def _remedy(self, fact: Fact | None) -> str:
         """What would decide a count that is still open, the nearest thing first."""
-        if any(m.raced_pages for m in self._infos):
-            return _RACED
-        if any(m.kind == Kind.HUGETLB for m in self._infos):
-            return _HUGETLB
         sources = self._columns.sources
         if Source.PAGEMAP not in sources:
             return _TEXT
+        if self._columns.missed_pages or any(m.raced_pages for m in self._infos):
+            return _RACED
+        if any(m.kind == Kind.HUGETLB for m in self._infos):
+            return _HUGETLB
         dirty = fact in (Fact.DIRTY, Fact.PTEDIRTY)
         if dirty and any(m.perms.endswith("s") for m in self._infos):
             return _SHARED_DIRTY
+        if dirty:
+            return _SETTLING
         return "" if Source.KPAGEFLAGS in sources else _HIDDEN_FRAMES

@@ -89,3 +89,4 @@ class PlainSnapshot:
     self_capture: bool = False
     appeared: int = 0
     raced_pages: int = 0
+    missed_pages: int = 0

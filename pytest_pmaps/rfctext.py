@@ -64,10 +64,13 @@ def render(snapshot: PlainSnapshot) -> str:
 
     Lists the pages that the RFC lists: present, and not known to be anything but ordinary.
     Ranges that differ only in what the RFC does not show become one.
+    What is not all there, or moved while it was captured, ends in ``[...]``.
     """
-    return "".join(
+    text = "".join(
         line for mapping in snapshot.mappings for line in _lines_of(mapping, snapshot.page_size)
     )
+    moved = snapshot.raced_pages or snapshot.missed_pages or snapshot.appeared
+    return text + "[...]\n" if moved or not snapshot.complete else text
 
 
 def _lines_of(mapping: PlainMapping, page_size: int) -> Iterator[str]:

@@ -81,6 +81,19 @@ class Entry(NamedTuple):
         return self.path.rpartition("/")[2] if self.is_file else self.name
 
     @property
+    def spellings(self) -> set[str]:
+        r"""What the file may really be called: the kernel writes a newline as ``\012``, and its
+        note that a file was deleted may be part of a name.
+        """
+        names = {self.name, self.path}
+        return names | {name.replace("\\012", "\n") for name in names}
+
+    @property
+    def basenames(self) -> set[str]:
+        """The last part of each spelling."""
+        return {name.rpartition("/")[2] for name in self.spellings}
+
+    @property
     def is_file(self) -> bool:
         """Whether the name is a path."""
         return self.name.startswith("/")
@@ -136,7 +149,9 @@ def resolve(selector: Selector, entries: Sequence[Entry], *, many: bool = False)
         indexes = tuple(i for i, entry in enumerate(entries) if reading.matches(entry))
         if indexes:
             return _one_or_many(parsed.text, reading.part, indexes, entries, many)
-    raise NoSuchMapping(_miss(parsed.text, entries))
+    miss = NoSuchMapping(_miss(parsed.text, entries))
+    miss.misspelt = _wrong_part(parsed.text, entries) is not None
+    raise miss
 
 
 def _one_or_many(
@@ -219,7 +234,7 @@ def _file_readings(text: str, part: str | None) -> Iterator[Reading]:
 
 def _by_path(path: str, part: str | None = None) -> Reading:
     wanted = _spellings(path)
-    return Reading(lambda entry: entry.path in wanted or entry.name == path, part)
+    return Reading(lambda entry: not wanted.isdisjoint(entry.spellings), part)
 
 
 def _spellings(path: str) -> set[str]:
@@ -231,7 +246,7 @@ def _spellings(path: str) -> set[str]:
 
 
 def _by_basename(name: str, part: str | None) -> Reading:
-    return Reading(lambda entry: entry.is_file and entry.basename == name, part)
+    return Reading(lambda entry: entry.is_file and name in entry.basenames, part)
 
 
 def _by_glob(glob: str, part: str | None) -> Reading:
@@ -306,7 +321,9 @@ def _ambiguous(text: str, files: Sequence[Entry]) -> str:
     shown = [_full_name(entry, twins) for entry in files[:_MANY_SHOWN]]
     if len(files) > _MANY_SHOWN:
         shown.append(f"and {len(files) - _MANY_SHOWN} more")
-    hint = "name one by its path, or take all of them with select()"
+    hint = "take all of them with select()"
+    if len({entry.name for entry in files}) > 1:
+        hint = f"name one by its path, or {hint}"
     return f"{text!r} matches {len(files)} files: {', '.join(shown)}; {hint}"
 
 

@@ -219,7 +219,16 @@ class Snapshot(Counted):
         if c.appeared:
             reasons.append(f"{c.appeared} mappings appeared while it was captured")
         troubles = [m.trouble for m in c.mappings]
-        moved = c.raced_pages or c.appeared or any(t & (_CHANGED | _RACED) for t in troubles)
+        if c.missed_pages:
+            reasons.append(
+                f"memory moved while it was captured: the total is {c.missed_pages} pages off"
+            )
+        moved = (
+            c.raced_pages
+            or c.appeared
+            or c.missed_pages
+            or any(t & (_CHANGED | _RACED) for t in troubles)
+        )
         wrong = any(t & bit for t in troubles for bit in _UNRECONCILED)
         counters = all("rss" in m.after for m in c.mappings) and bool(c.mappings)
         return Verdict(

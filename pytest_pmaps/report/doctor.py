@@ -70,4 +70,4 @@ def _flags(works: set[str]) -> Iterator[tuple[str, str]]:
         yield "A W", ("where numa_maps counts none, or all" if "numa_maps" in works else "unknown")
     bounds = "exact where it is 1, else at least 2, bounded by numa_maps"
     yield "mapcount", "exact" if {"pfn", "kpagecount"} <= works else bounds
-    yield "dirty", "exact for private mappings, page by page, with or without privilege"
+    yield "dirty", "exact for private mappings of files, page by page, with or without privilege"

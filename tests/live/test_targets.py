@@ -108,7 +108,7 @@ def zombie() -> int:
     [
         (0, "no process has pid 0"),
         (2, "kernel thread"),
-        (4_000_000, "does not exist, or has exited"),
+        (4_000_000, "does not exist, has exited"),
         (1 << 40, "no process has pid"),
         ("word", "neither a pid nor a saved map"),
     ],
