@@ -141,6 +141,18 @@ bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit
     return candidates && total && total / (int64_t)c->header.page_size != candidates;
 }
 
+/* Pages that a reading of the counters had and the pages did not: they came or went. */
+static void note_unseen(struct view *v)
+{
+    int64_t before = v->m->before[PM_C_RSS], after = v->m->after[PM_C_RSS];
+    int64_t most = (before > after ? before : after) / (int64_t)v->c->header.page_size;
+    int64_t seen = (int64_t)(pm__count_set(v, PM_NORMAL) + pm__count_open(v, PM_NORMAL));
+    if (most <= seen || v->m->trouble & PM_T_RACED)
+        return;
+    v->m->raced_pages += (uint32_t)(most - seen);
+    v->c->header.raced_pages += (uint64_t)(most - seen);
+}
+
 void pm__infer(struct pm__capture *c, size_t mapping)
 {
     struct view v = view_of(c, mapping);
@@ -155,6 +167,7 @@ void pm__infer(struct pm__capture *c, size_t mapping)
         v.m->evidence[PM_RACED] |= 1u << PM_SRC_PAGEMAP;
     }
     pm__tell_pages(&v);
+    note_unseen(&v);
     pm__tell_sharing(&v);
     pm__tell_flags(&v);
     pm__tell_dirty(&v);

@@ -250,7 +250,9 @@ static void compare(struct reader *r)
     while (r->cursor < c->n_mappings && c->mappings[r->cursor].start < now->start)
         c->mappings[r->cursor++].trouble |= PM_T_CHANGED;
     if (r->cursor == c->n_mappings || c->mappings[r->cursor].start != now->start) {
+        int64_t rss = now->after[PM_C_RSS];
         c->header.appeared++;
+        c->header.missed_pages += rss > 0 ? (uint64_t)rss / c->header.page_size : 0;
         return;
     }
     pm_mapping *m = &c->mappings[r->cursor++];
@@ -343,7 +345,7 @@ static void check_total(struct reader *r)
         pm__each_line(c->io, c->rollup, c->scratch, PM__SCRATCH, find_rss, &total) < 0 || total < 0)
         return;
     int64_t apart = total > r->rss ? total - r->rss : r->rss - total;
-    c->header.missed_pages = (uint64_t)((apart + page - 1) / page);
+    c->header.missed_pages += (uint64_t)((apart + page - 1) / page);
 }
 
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
