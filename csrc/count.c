@@ -377,8 +377,19 @@ int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier, const pm
 
 struct pairing {
     const pm_snapshot *a, *b;
+    const pm_window *b_windows;
+    size_t b_n;
     pm_interval out;
 };
+
+static bool is_chosen(const struct pairing *k, uint64_t page)
+{
+    uint64_t address = page * k->b->header.page_size;
+    for (size_t i = 0; i < k->b_n; i++)
+        if (k->b_windows[i].start <= address && address < k->b_windows[i].end)
+            return true;
+    return k->b_n == 0;
+}
 
 /* What b says of one virtual page. */
 static struct state at_page(const pm_snapshot *s, uint64_t page, const pm_mapping **m)
@@ -416,8 +427,8 @@ static void pair_private(struct pairing *k, struct state s, uint64_t page)
     const pm_mapping *m;
     struct state other = at_page(k->b, page, &m);
     uint64_t fa = frame_at(k->a, page), fb = frame_at(k->b, page);
-    bool apart = YES(s, PM_EXCLUSIVE) || YES(other, PM_EXCLUSIVE) || NO(other, PM_PRESENT) ||
-                 NO(other, PM_ANON) || (fa && fb && fa != fb);
+    bool apart = !is_chosen(k, page) || YES(s, PM_EXCLUSIVE) || YES(other, PM_EXCLUSIVE) ||
+                 NO(other, PM_PRESENT) || NO(other, PM_ANON) || (fa && fb && fa != fb);
     add(&k->out, !apart && fa && fa == fb, apart, 1);
 }
 
@@ -432,6 +443,8 @@ static void pair_file(struct pairing *k, const pm_mapping *m, uint64_t page)
         uint64_t first = o->offset / ps;
         if (o->inode != m->inode || o->dev_major != m->dev_major || o->dev_minor != m->dev_minor ||
             index < first || index - first >= (o->end - o->start) / ps)
+            continue;
+        if (!is_chosen(k, o->start / ps + (index - first)))
             continue;
         struct state s = at_page(k->b, o->start / ps + (index - first), &found);
         yes = YES(s, PM_FILE) && YES(s, PM_PRESENT);
@@ -457,9 +470,9 @@ static void pair_piece(void *arg, const pm_mapping *m, struct piece p)
 }
 
 int pm_common(const pm_snapshot *a, const pm_window *w, size_t n, const pm_snapshot *b,
-              pm_interval *out)
+              const pm_window *bw, size_t bn, pm_interval *out)
 {
-    struct pairing k = {.a = a, .b = b};
+    struct pairing k = {.a = a, .b = b, .b_windows = bw, .b_n = bn};
     uint64_t ps = a->header.page_size;
     if (ps != b->header.page_size)
         return -PM_E_FOREIGN;

@@ -300,9 +300,10 @@ PM_API int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier,
                          const pm_window *windows, size_t n, uint32_t bit, uint64_t *page,
                          uint64_t *count, uint8_t *sure, size_t cap, size_t *n_out);
 /* Pages of a's windows that are the very same physical page in b: by file and
- * index, or by frame where frames were visible to both captures. */
+ * index, or by frame where frames were visible to both captures.  Only pages of
+ * b's windows count; none given means all of it. */
 PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n, const pm_snapshot *b,
-                     pm_interval *out);
+                     const pm_window *b_windows, size_t b_n, pm_interval *out);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

@@ -146,6 +146,7 @@ _DENIED = (
 
 
 def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
+    __tracebackhide__ = True
     who = _who(pid)
     if code in _GONE:
         raise ProcessGone(f"{who} {_GONE[code]}")
@@ -168,6 +169,7 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
 
 def _check_proc(pid: int) -> None:
     """Raise Unsupported where /proc is missing, or speaks of other processes than we do."""
+    __tracebackhide__ = True
     try:
         ours = os.readlink("/proc/self")
     except OSError as exc:
@@ -228,6 +230,7 @@ class Columns:
     @classmethod
     def capture(cls, pid: int) -> Columns:
         """Capture a process; pid 0 is this one.  Raises PmapsErrors that say what is wrong."""
+        __tracebackhide__ = True
         require_engine()
         _check_proc(pid)
         out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
@@ -363,6 +366,11 @@ class Columns:
             parts=tuple((p.kind, p.start, p.end) for p in parts),
         )
 
+    def forget(self) -> None:
+        """Drop the Python objects that were made to look at it; they are made anew when asked."""
+        for name in ("mappings", "objects", "_pages"):
+            self.__dict__.pop(name, None)
+
     # ---- ranges
 
     @property
@@ -444,12 +452,18 @@ class Columns:
         shown = min(limit, found[0])
         return [NewRange(page[i], count[i], bool(sure[i])) for i in range(shown)], found[0]
 
-    def common(self, other: Columns, windows: Sequence[Window]) -> Interval:
-        """Pages in windows of this snapshot that are the very same physical page in another."""
+    def common(
+        self, other: Columns, windows: Sequence[Window], others: Sequence[Window]
+    ) -> Interval:
+        """Pages in windows of this snapshot that are the very same physical page in ``others``."""
         out = ffi.new("pm_interval *")
-        _check_pair(
-            lib.pm_common(self._handle, _windows(windows), len(windows), other._handle, out)
+        if not others:
+            return Interval(0, 0)
+        ours, theirs = _windows(windows), _windows(others)
+        code = lib.pm_common(
+            self._handle, ours, len(windows), other._handle, theirs, len(others), out
         )
+        _check_pair(code)
         return Interval(out.lo, out.hi)
 
     # ---- plain values

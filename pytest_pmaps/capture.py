@@ -19,6 +19,7 @@ def pid_of(target: object) -> int:
     Raises TypeError for what has none, ProcessGone for a process that was not started or has
     been waited for already (its pid may be another's by now).
     """
+    __tracebackhide__ = True
     if target is None:
         return 0
     if isinstance(target, int) and not isinstance(target, bool):
@@ -36,6 +37,7 @@ def pid_of(target: object) -> int:
 
 
 def _checked(pid: int) -> int:
+    __tracebackhide__ = True
     if pid <= 0 or pid >= 1 << 31:
         raise ProcessGone(f"no process has pid {pid}")
     return pid
@@ -61,4 +63,5 @@ def snapshot(target: object = None) -> Snapshot:
     Raises ProcessGone (also for zombies and kernel threads, which have no memory),
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target.
     """
+    __tracebackhide__ = True
     return Snapshot(Columns.capture(pid_of(target)))

@@ -451,6 +451,7 @@ def parse_amount(text: str, page_size: int = 4096) -> int:
 
     Raises FormatError, which shows the place and suggests what may have been meant.
     """
+    __tracebackhide__ = True
     start = len(text) - len(text.lstrip())
     number = _NUMBER.match(text, start)
     if number is None or number.end() - start > _LONGEST_NUMBER:

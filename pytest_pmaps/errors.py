@@ -108,3 +108,8 @@ def _format_error(reason: str, line: int | None) -> FormatError:
 
 def _footprint_error(message: str) -> FootprintError:
     return FootprintError(message)
+
+
+# Summary lines have no room for a path of modules; by this name they can be imported, too.
+for _error in (PmapsError, *PmapsError.__subclasses__()):
+    _error.__module__ = "pytest_pmaps"

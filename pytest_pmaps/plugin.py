@@ -73,7 +73,9 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> object:
     return made
 
 
-def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+def pytest_assertrepr_compare(
+    config: pytest.Config, op: str, left: object, right: object
+) -> list[str] | None:
     """Say why a plain ``assert`` about one of our objects failed."""
     # Nothing of ours can be compared where these were never imported.
     counts = sys.modules.get("pytest_pmaps.counts")
@@ -82,4 +84,10 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
         from .report.failure import explain_membership
 
         return explain_membership(cast("Selector", left), op, right)
-    return counts.explain(left, op, right) if counts else None
+    lines = counts.explain(left, op, right) if counts else None
+    if lines:
+        from ._plugin.session import SESSION
+
+        config.stash[SESSION].explained[:-8] = []
+        config.stash[SESSION].explained.append(lines[0])
+    return cast("list[str] | None", lines)

@@ -144,19 +144,28 @@ def resolve(selector: Selector, entries: Sequence[Entry], *, many: bool = False)
     Raises NoSuchMapping with near matches if there are none, AmbiguousMapping if they are of
     several files and many were not asked for, TypeError for what is no selector.
     """
+    __tracebackhide__ = True
     parsed = parse(selector)
     for reading in parsed.readings:
         indexes = tuple(i for i, entry in enumerate(entries) if reading.matches(entry))
         if indexes:
             return _one_or_many(parsed.text, reading.part, indexes, entries, many)
-    miss = NoSuchMapping(_miss(parsed.text, entries))
-    miss.misspelt = _wrong_part(parsed.text, entries) is not None
-    raise miss
+    if _wrong_part(parsed.text, entries) is not None:
+        raise _never(_miss(parsed.text, entries))
+    raise NoSuchMapping(_miss(parsed.text, entries))
+
+
+def _never(message: str) -> NoSuchMapping:
+    """A selector that could not match anything, whatever is mapped."""
+    miss = NoSuchMapping(message)
+    miss.misspelt = True
+    return miss
 
 
 def _one_or_many(
     text: str, part: str | None, indexes: tuple[int, ...], entries: Sequence[Entry], many: bool
 ) -> Resolution:
+    __tracebackhide__ = True
     files = {entries[i].identity: entries[i] for i in indexes}
     if len(files) > 1 and not many:
         raise AmbiguousMapping(_ambiguous(text, list(files.values())))
@@ -172,6 +181,7 @@ def parse(selector: Selector) -> Parsed:
 
     Raises TypeError for what is no selector, NoSuchMapping for a module without a file.
     """
+    __tracebackhide__ = True
     given: object = selector  # for the type checker, callers are not always typed
     if isinstance(given, str):
         return Parsed(given, tuple(_readings(given)))
@@ -186,15 +196,17 @@ def parse(selector: Selector) -> Parsed:
 
 
 def _by_path_object(path: str) -> Parsed:
+    __tracebackhide__ = True
     return Parsed(path, (_by_path(path),))
 
 
 def _module_file(module: ModuleType) -> str:
+    __tracebackhide__ = True
     path = getattr(module, "__file__", None)
     if not isinstance(path, str):
-        raise NoSuchMapping(f"module {module.__name__!r} has no file: it is no extension module")
+        raise _never(f"module {module.__name__!r} has no file: it is no extension module")
     if path.endswith((".py", ".pyc")):
-        raise NoSuchMapping(f"module {module.__name__!r} is Python code: {path} is not mapped")
+        raise _never(f"module {module.__name__!r} is Python code: {path} is not mapped")
     return path
 
 

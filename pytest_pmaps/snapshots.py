@@ -80,7 +80,7 @@ class Selection(Counted):
         Private memory is compared frame by frame at the same address, as after fork; where
         frames were hidden, that stays open.
         """
-        pages = self.columns.common(other.columns, self.windows)
+        pages = self.columns.common(other.columns, self.windows, other.windows)
         size = self.page_size
         return Count(
             pages.lo * size,

@@ -23,14 +23,21 @@ class Controller:
         self.session = session
         self.problem = ""
         self._run: Run | None = None
+        self._reports: list[tuple[str, str, str, object, int, str]] = []
 
     @property
     def run(self) -> Run:
         """What was reported so far."""
-        if self._run is None:
-            from ..report.run import Run
+        from ..report.run import Run, TestDetails
 
+        if self._run is None:
             self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": _version()})
+        while self._reports:
+            nodeid, when, outcome, text, attempt, worker = self._reports.pop(0)
+            told = None if text is None else TestDetails.loads(str(text))
+            if told is not None and told.folder:
+                self.session.directory.tell(told.folder)
+            self._run.add(nodeid, when, outcome, told, attempt=attempt, worker=worker)
         return self._run
 
     # ---- pytest-xdist
@@ -52,27 +59,22 @@ class Controller:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test was reported, here or by a worker."""
-        told = details.read(report.user_properties)
-        if told is None and not report.failed and self._run is None:
+        text = dict(report.user_properties).get(details.RECORD)
+        if text is None and not report.failed and not self._reports:
             return  # nothing has been of interest yet
-        if told is not None and told.folder:
-            self.session.directory.tell(told.folder)
-        self.run.add(
-            report.nodeid,
-            report.when,
-            _outcome(report),
-            told,
-            attempt=getattr(report, "rerun", 0) + 1,
-            worker=getattr(report, "worker_id", ""),
-        )
+        # Kept as it is: a test's patches may be in place still, and reading it needs open().
+        attempt, worker = getattr(report, "rerun", 0) + 1, getattr(report, "worker_id", "")
+        told = (report.nodeid, report.when, _outcome(report), text, attempt, worker)
+        self._reports.append(told)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write run.json, if there is anything to say or it was asked for."""
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
-        measured = self._run is not None and any(e.details.seen for e in self._run.entries)
-        if self.config.getoption("collectonly") or not (asked or measured):
+        if self.config.getoption("collectonly") or not (asked or self._reports):
+            return
+        if not asked and not any(e.details.seen for e in self.run.entries):
             return
         from ..files import write_atomically
 
@@ -84,7 +86,7 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what failed."""
-        if self._run is not None:
+        if self._run is not None or self._reports:
             from . import terminal
 
             terminal.write(terminalreporter, self.run, self.session, self.problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from ..report.run import TestDetails
     from ..snapshots import Snapshot
 
-__all__ = ["begin", "fail", "measure", "numbers", "read"]
+__all__ = ["ANYTHING", "RECORD", "begin", "fail", "measure", "numbers"]
 
 #: Details as JSON; the other properties say the same for people and for JUnit.
-_JSON = "pmaps_record"
+RECORD = "pmaps_record"
 _NUMBERS = {
     "pmaps_rss_bytes": "rss",
     "pmaps_anonymous_bytes": "anonymous",
@@ -26,10 +27,19 @@ _NUMBERS = {
     "pmaps_new_dirty_bytes": "new_dirty",
 }
 _HEADLINE, _MAP = "pmaps_headline", "pmaps_map"
-_OURS = {_JSON, _HEADLINE, _MAP, *_NUMBERS}
+_OURS = {RECORD, _HEADLINE, _MAP, *_NUMBERS}
 
 #: What is noted of each process.
 _METRICS = ("rss", "pss", "uss", "anonymous", "dirty", "swap")
+
+#: What a test's patches, or another plugin's hook, may raise in the middle of a report.
+ANYTHING = (
+    Exception,
+    SystemExit,
+    pytest.skip.Exception,
+    pytest.fail.Exception,
+    pytest.exit.Exception,
+)
 
 _DETAILS = pytest.StashKey["TestDetails"]()
 _MEASURED = pytest.StashKey[int]()
@@ -61,12 +71,14 @@ def measure(item: pytest.Item) -> None:
     if not record.pairs or item.stash.get(_MEASURED, 0) == record.changes:
         return
     item.stash[_MEASURED] = record.changes
-    details = of(item)
-    try:
-        details.measured = list(_measured(item, record))
-    except Exception as exc:  # a wrong number is not worth a test's own result
-        details.problems.append(f"numbers could not be made: {type(exc).__name__}: {exc}")
-    _publish(item)
+    # A test's own result comes before its numbers.
+    with contextlib.suppress(*ANYTHING):
+        details = of(item)
+        try:
+            details.measured = list(_measured(item, record))
+        except ANYTHING as exc:
+            details.problems.append(f"numbers could not be made: {type(exc).__name__}: {exc}")
+        _publish(item)
 
 
 def _measured(item: pytest.Item, record: records.Record) -> list[dict[str, Any]]:
@@ -104,16 +116,6 @@ def fail(item: pytest.Item, report: pytest.TestReport) -> None:
     _replace(report.user_properties, _ours(item.user_properties))
 
 
-def read(properties: list[tuple[str, object]]) -> TestDetails | None:
-    """The details that a report carries, None if none."""
-    text = dict(properties).get(_JSON)
-    if text is None:
-        return None
-    from ..report.run import TestDetails
-
-    return TestDetails.loads(str(text))
-
-
 # ---- properties
 
 
@@ -126,7 +128,7 @@ def _publish(item: pytest.Item) -> None:
     if details.headline:
         named.append((_HEADLINE, details.headline))
     named += [(_MAP, path) for path in details.maps]
-    _replace(item.user_properties, [*named, (_JSON, details.dumps())])
+    _replace(item.user_properties, [*named, (RECORD, details.dumps())])
 
 
 def _shown(lo: int | None, hi: int | None) -> int | str:

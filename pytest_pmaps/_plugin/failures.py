@@ -35,9 +35,15 @@ def tell(
     for step in (teller.note_headline, teller.dump, teller.add_section, teller.add_sections):
         try:
             step()
-        except Exception as exc:  # the test's own failure must stay what is reported
-            teller.trouble(f"the report could not be finished: {type(exc).__name__}: {exc}")
+        except details.ANYTHING as exc:  # the test's own failure must stay what is reported
+            teller.trouble(f"the report could not be finished: {_brief(exc)}")
     details.fail(item, report)
+    teller.forget()
+
+
+def _brief(exc: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
 
 
 #: pytest has formatted the traceback by then, and we have done our part.
@@ -80,14 +86,34 @@ class _Teller:
 
     def note_headline(self) -> None:
         """Keep the story's first line for the summary, JUnit and run.json."""
-        self.details.phase = self.report.when
-        self.details.kind, self.details.headline = "", ""
+        found = self.details
+        failures = [[self.report.when, kind, text] for kind, text in self._headlines()]
+        if not found.failures and (failures or found.phase == "call"):
+            found.phase = self.report.when
+        if failures and not found.headline:
+            _, found.kind, found.headline = failures[0]
+        found.failures += failures
+
+    def _headlines(self) -> Iterator[tuple[str, str]]:
         for exc in _leaves(self.failure):
-            if isinstance(exc, FootprintError | Undetermined):
-                kind = "footprint" if isinstance(exc, FootprintError) else "undetermined"
-                self.details.kind = kind
-                self.details.headline = plain(str(exc).partition("\n")[0])
-                return
+            first = plain(str(exc).partition("\n")[0])
+            if isinstance(exc, FootprintError):
+                yield "footprint", first
+            elif isinstance(exc, Undetermined):
+                yield "undetermined", first
+            elif isinstance(exc, AssertionError):
+                # A plain assert about counts, which our hook explained.
+                told = (text for text in self.session.explained if text in str(exc))
+                yield from (("footprint", plain(text)) for text in itertools.islice(told, 1))
+        self.session.explained.clear()
+
+    def forget(self) -> None:
+        """Others may keep the exception, and with it what it is about, for long."""
+        for evidence in self.story.evidence:
+            evidence.selection.forget()
+        for pair in self.pairs.values():
+            pair.first.forget()
+            pair.last.forget()
 
     def dump(self) -> None:
         """Capture what still lives, before anything here disturbs it more; then save it."""
@@ -111,11 +137,13 @@ class _Teller:
         known = [*itertools.chain.from_iterable(self.pairs.values()), *dumped]
         distinct = {id(one.columns): one for one in known}.values()
         snapshots = sorted(distinct, key=lambda one: one.columns.captured_ns)
-        for found in self.item.ihook.pytest_pmaps_report_sections(
-            item=self.item, report=self.report, snapshots=snapshots
-        ):
-            for title, text in found or ():
-                self._add(plain(str(title)), plain(str(text)))
+        hook = self.item.ihook.pytest_pmaps_report_sections
+        try:
+            for found in hook(item=self.item, report=self.report, snapshots=snapshots):
+                for title, text in found or ():
+                    self._add(plain(str(title)), plain(str(text)))
+        except details.ANYTHING as exc:  # somebody else's
+            self.trouble(f"pytest_pmaps_report_sections failed: {_brief(exc)}")
 
     # ---- what to dump
 
@@ -126,11 +154,13 @@ class _Teller:
             yield _Target(_who(pair.last), process.pid, process)
         try:
             yield from self._targets_of_hooks()
-        except Exception as exc:  # somebody else's
-            self.trouble(f"pytest_pmaps_targets failed: {type(exc).__name__}: {exc}")
+        except details.ANYTHING as exc:  # somebody else's
+            self.trouble(f"pytest_pmaps_targets failed: {_brief(exc)}")
 
     def _targets_of_hooks(self) -> Iterator[_Target]:
         for found in self.item.ihook.pytest_pmaps_targets(item=self.item):
+            if isinstance(found, str | bytes):
+                raise TypeError(f"it gave {found!r}, not a list of targets")
             for target in found or ():
                 if isinstance(target, tuple):
                     yield _Target(str(target[0]), target[1])
@@ -168,7 +198,13 @@ class _Teller:
         config = self.item.config
 
         def classify(mapping: Mapping) -> str | None:
-            name = hook(mapping=mapping)
+            try:
+                name = hook(mapping=mapping)
+            except details.ANYTHING as exc:  # somebody else's: our own names will do
+                line = f"pytest_pmaps_classify failed: {_brief(exc)}"
+                if line not in self.details.problems:
+                    self.trouble(line)
+                return None
             return None if name is None else str(name)
 
         return View(
@@ -195,7 +231,9 @@ class _Teller:
             write_atomically(path, dumps(snapshot))
             save(snapshot, path.with_suffix(".json"))
         except OSError as exc:
-            return "", f"its map could not be saved: {exc}"
+            problem = f"its map could not be saved: {exc}"
+            self.details.problems.append(problem)
+            return "", problem
         self.details.folder = self.session.directory.known
         self.details.maps.append(str(path.relative_to(self.details.folder)))
         self.story.folder = str(path.parent)
@@ -209,7 +247,9 @@ class _Teller:
         add = getattr(self.report.longrepr, "addsection", None)
         if add is not None:
             add(title, text)
-        else:  # a bare string, as of a failure without traceback
+        elif isinstance(self.report.longrepr, str):  # a failure without traceback
+            self.report.longrepr += f"\n\n--- {title} ---\n{text}"
+        else:
             self.report.sections.append((title, text))
 
 

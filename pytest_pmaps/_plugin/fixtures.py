@@ -44,6 +44,9 @@ def _warm_up() -> None:
     from ..capture import snapshot
     from ..errors import Unsupported
 
+    # A report may have to be made while a test's patches of open() and the like are in place.
+    from . import failures  # noqa: F401
+
     try:
         snapshot()
     except Unsupported as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator
@@ -36,6 +37,7 @@ class Session:
         self.settings = settings
         self.directory = Directory(settings.report_dir, hasattr(config, "workerinput"))
         self._askers: list[_Asker] = []
+        self.explained: list[str] = []
 
     @property
     def worker(self) -> str:
@@ -119,12 +121,25 @@ class Session:
             details.measure(item)
         report = yield
         if report.failed and (captured or self.settings.report):
-            from .failures import tell
-
-            tell(self, item, call, report)
+            self._tell(item, call, report)
         if call.when == "teardown":
             records.end(item)
         return report
+
+    def _tell(
+        self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport
+    ) -> None:
+        """The test's patches are still in place, and its limits: whatever they do to us, its
+        own failure is what must be reported.
+        """
+        try:
+            from .failures import tell
+
+            tell(self, item, call, report)
+        except details.ANYTHING as exc:
+            with contextlib.suppress(*details.ANYTHING):
+                text = f"no page map: {type(exc).__name__}: {exc}"
+                report.sections.append(("pmaps", text))
 
     # ---- workers of pytest-xdist
 

@@ -37,7 +37,7 @@ def write(reporter: pytest.TerminalReporter, run: Run, session: Session, problem
         reporter.write_line(f"  {headline}", red=True)
     for nodeid, text in problems:
         reporter.write_line(f"{nodeid}: {text}" if nodeid else text, yellow=True)
-    if session.directory.known:
+    if session.directory.known and not problem:
         reporter.write_line(f"run.json and maps: {session.directory.known}")
 
 

@@ -8,6 +8,7 @@
      "tests": [{"nodeid": "test_a.py::test_b", "attempt": 1, "worker": "gw0",
                 "phase": "call", "outcome": "failed",
                 "kind": "footprint", "headline": "libfoo.so.1 text: 3 dirty pages ...",
+                "failures": [["call", "footprint", "libfoo.so.1 text: 3 dirty pages ..."]],
                 "maps": ["maps/test_a.py-test_b-....pmaps", ...], "problems": [],
                 "measured": [{"pid": 42, "comm": "python", "verdict": "complete",
                               "rss": [lo, hi], "dirty": [lo, hi], "new_dirty": [lo, hi], ...}],
@@ -31,13 +32,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# Bound here: a test may have replaced json's own while its report is made.
+_dumps, _loads = json.dumps, json.loads
+
 __all__ = ["FORMAT", "VERSION", "Entry", "Run", "TestDetails"]
 
 FORMAT = "pytest-pmaps run"
 VERSION = 1
 
 #: From the best to the worst that a test's phases can give.
-_OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "rerun", "failed", "error")
+_OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "rerun", "error", "failed")
 _FAILED = ("failed", "error")
 
 Interval = list[int | None]
@@ -49,6 +53,7 @@ class TestDetails:
 
     ``phase`` is the one that failed, else ``call``.
     ``kind`` is ``footprint`` or ``undetermined`` where the test failed for that.
+    ``failures`` are all of them as ``[phase, kind, headline]``; the first such one is told above.
     ``folder`` is where ``maps`` lie.
     """
 
@@ -60,6 +65,7 @@ class TestDetails:
     folder: str = ""
     maps: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    failures: list[list[str]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     dumped: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,12 +80,12 @@ class TestDetails:
 
     def dumps(self) -> str:
         """As JSON in one line."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return _dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str) -> TestDetails:
         """Read what dumps() wrote."""
-        return cls(**json.loads(text))
+        return cls(**_loads(text))
 
 
 @dataclass(slots=True)
@@ -147,7 +153,7 @@ class Run:
 
     def dumps(self, folder: str, exit_status: int) -> str:
         """The text of a run.json in this folder."""
-        return json.dumps(
+        return _dumps(
             {
                 "format": FORMAT,
                 "version": VERSION,
@@ -178,9 +184,10 @@ class Run:
         """Pairs of node id and headline of what failed for its footprint."""
         wanted = tuple(kinds)
         return [
-            (entry.nodeid, entry.details.headline)
+            (entry.nodeid, headline)
             for entry in self.entries
-            if entry.failed and entry.details.kind in wanted
+            for _, kind, headline in entry.details.failures
+            if entry.failed and kind in wanted
         ]
 
     def problems(self) -> list[tuple[str, str]]:
@@ -211,13 +218,6 @@ def _cells(measured: dict[str, Any]) -> list[str]:
 
 
 def _span(interval: Interval | None) -> str:
-    from .text import format_bytes_short
+    from .text import span
 
-    if interval is None:
-        return "-"
-    lo, hi = interval
-    if lo is None or hi is None:
-        return "?"
-    if lo == hi:
-        return format_bytes_short(lo)
-    return f"{format_bytes_short(lo)}..{format_bytes_short(hi)}"
+    return "-" if interval is None else span(*interval)

@@ -12,7 +12,7 @@ from ..rfctext import header_line, range_lines
 from ..select import Entry
 from ..snapshots import Mapping, Snapshot
 
-__all__ = ["amount", "mapping_line", "rfc_lines", "summary_table", "table", "verdict_lines"]
+__all__ = ["amount", "mapping_line", "rfc_lines", "span", "summary_table", "table", "verdict_lines"]
 
 
 def mapping_line(mapping: Mapping) -> str:
@@ -59,7 +59,11 @@ def _unlisted(found: PageRange) -> str:
 
 def amount(count: Count) -> str:
     """A count for a table cell: ``12 KiB``, ``8..20 KiB``, ``?`` where no bound is known."""
-    lo, hi = count.bytes.bounds
+    return span(*count.bytes.bounds)
+
+
+def span(lo: int | None, hi: int | None) -> str:
+    """An interval of bytes for a table cell."""
     if lo is None or hi is None:
         return "?"
     low, high = format_bytes_short(lo), format_bytes_short(hi)

@@ -219,7 +219,7 @@ static void what_passes_can_be_counted(void)
                 CHECK_IN(out[x].lo <= out[x].hi, "round %u mapping %u metric %d: %llu..%llu", round,
                          i, x, (unsigned long long)out[x].lo, (unsigned long long)out[x].hi);
             CHECK_EQ(pm_new(snap, snap, &w, 1, out), 0);
-            CHECK_EQ(pm_common(snap, &w, 1, snap, out), 0);
+            CHECK_EQ(pm_common(snap, &w, 1, snap, NULL, 0, out), 0);
         }
         pm_free(snap);
     }

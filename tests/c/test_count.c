@@ -318,7 +318,7 @@ static void bad_windows(void)
         size_t n;
         CHECK_EQ(pm_count(s.snap, &bad[i], 1, out), -EINVAL);
         CHECK_EQ(pm_new(s.snap, s.snap, &bad[i], 1, out), -EINVAL);
-        CHECK_EQ(pm_common(s.snap, &bad[i], 1, s.snap, out), -EINVAL);
+        CHECK_EQ(pm_common(s.snap, &bad[i], 1, s.snap, NULL, 0, out), -EINVAL);
         CHECK_EQ(pm_new_ranges(s.snap, s.snap, &bad[i], 1, 0, NULL, NULL, NULL, 0, &n), -EINVAL);
     }
     pm_free(s.snap);
@@ -459,7 +459,7 @@ static void common_pages(void)
         for (size_t i = n = 0; i < all; i++) /* of hugetlb below */
             if (a.mappings[w[i].mapping].kind != PM_KIND_HUGETLB)
                 w[n++] = w[i];
-        CHECK_EQ(pm_common(a.snap, w, n, b.snap, &out), 0);
+        CHECK_EQ(pm_common(a.snap, w, n, b.snap, NULL, 0, &out), 0);
         for (size_t i = 0; i < n; i++) {
             const pm_mapping *m = &a.mappings[w[i].mapping];
             pm_interval one = by_page(&a, &w[i], 1, PM_N_BITS, common_page);
@@ -485,7 +485,7 @@ static void hugetlb_in_common(void)
     pm_error err;
     m.after[PM_C_PRIVATE_HUGETLB] = -1;
     CHECK_EQ(pm_build(&header, &columns, &snap, &err), 0);
-    CHECK_EQ(pm_common(snap, &w, 1, snap, &out), 0);
+    CHECK_EQ(pm_common(snap, &w, 1, snap, NULL, 0, &out), 0);
     CHECK_IN(out.hi == 512, "to %llu", (unsigned long long)out.hi);
     pm_free(snap);
 }
@@ -518,7 +518,7 @@ static void common_frames(void)
             CHECK_EQ(fk_capture(&fake, &snap[k], &err), 0);
         }
         pm_window all = {0x10000, 0x14000, 0};
-        CHECK_EQ(pm_common(snap[0], &all, 1, snap[1], &out), 0);
+        CHECK_EQ(pm_common(snap[0], &all, 1, snap[1], NULL, 0, &out), 0);
         SAME(out, show ? ((pm_interval){2, 2}) : ((pm_interval){0, 3}), "frames shown: %d", show);
         pm_free(snap[0]);
         pm_free(snap[1]);
@@ -538,7 +538,7 @@ static void foreign_page_sizes(void)
     make(&r, &s);
     CHECK_EQ(pm_build(&header, &none, &foreign, &err), 0);
     CHECK_EQ(pm_new(s.snap, foreign, NULL, 0, out), -PM_E_FOREIGN);
-    CHECK_EQ(pm_common(s.snap, NULL, 0, foreign, out), -PM_E_FOREIGN);
+    CHECK_EQ(pm_common(s.snap, NULL, 0, foreign, NULL, 0, out), -PM_E_FOREIGN);
     pm_free(foreign);
     pm_free(s.snap);
 }
