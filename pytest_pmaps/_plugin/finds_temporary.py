@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import pytest
 
+from .fixtures import load_reports
 from .session import SESSION
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _pmaps_directory(request: pytest.FixtureRequest) -> None:
     request.config.stash[SESSION].directory.find(request)
+    load_reports()

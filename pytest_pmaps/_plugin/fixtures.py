@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..snapshots import Snapshot
     from .facade import Pmaps, TakeSnapshot
 
-__all__ = ["pmaps", "pmaps_snapshot"]
+__all__ = ["load_reports", "pmaps", "pmaps_snapshot"]
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +44,19 @@ def _warm_up() -> None:
     from ..capture import snapshot
     from ..errors import Unsupported
 
-    # A report may have to be made while a test's patches of open() and the like are in place.
-    from . import failures  # noqa: F401
-
+    load_reports()
     try:
         snapshot()
     except Unsupported as exc:
         pytest.skip(str(exc))
+
+
+def load_reports() -> None:
+    """Import now what a failure's report needs: it may have to be made while a test's patches
+    of open(), json.loads() and the like are in place.
+    """
+    from ..report import run  # noqa: F401
+    from . import failures  # noqa: F401
 
 
 @pytest.fixture(scope="session")
