@@ -81,14 +81,6 @@ def test_sample_of_2007_reads():
     assert snapshot.complete is False
 
 
-def test_sample_is_the_proposals():
-    """Where the document is at hand: no typing error above."""
-    document = Path("docs/rfc-pmaps-2007.txt")
-    if not document.exists():
-        pytest.skip("no copy of the proposal here")
-    assert SAMPLE in document.read_text()
-
-
 def test_sample_writes_with_tabs():
     """As the patch does; names go to the column where a 64-bit kernel prints them."""
     lines = render(parse(SAMPLE)).splitlines()
