@@ -180,11 +180,11 @@ static void count_window(struct counter *k, const pm_window *w)
 }
 
 /* Pages that were missed, or met twice, may belong anywhere. */
-static void doubt(pm_interval *out, size_t n_out, uint64_t pages, size_t n_windows)
+static void doubt(pm_interval *out, size_t n_out, uint64_t amount, size_t n_windows)
 {
     for (size_t i = 0; n_windows && i < n_out; i++) {
-        out[i].lo -= out[i].lo < pages ? out[i].lo : pages;
-        out[i].hi += pages;
+        out[i].lo -= out[i].lo < amount ? out[i].lo : amount;
+        out[i].hi += amount;
     }
 }
 
@@ -195,8 +195,8 @@ int pm_count(const pm_snapshot *s, const pm_window *w, size_t n, pm_interval out
         return -EINVAL;
     for (size_t i = 0; i < n; i++)
         count_window(&k, &w[i]);
-    doubt(k.out, PM_N_METRICS, s->header.missed_pages, n);
-    k.out[PM_M_PSS].hi += (k.page_size - 1) * (n ? s->header.missed_pages : 0);
+    doubt(k.out, PM_M_PSS, s->header.missed_pages, n);
+    doubt(&k.out[PM_M_PSS], 1, s->header.missed_pages * k.page_size, n); /* in bytes */
     memcpy(out, k.out, sizeof k.out);
     return 0;
 }

@@ -136,9 +136,10 @@ def _check_miss(snapshot: Snapshot, selector: Selector) -> None:
     except NoSuchMapping as miss:
         if selector == "" or miss.misspelt:
             raise
-    if snapshot.columns.appeared or not snapshot.columns.complete:
+    columns = snapshot.columns
+    if columns.appeared or columns.missed_pages or not columns.complete:
         raise undetermined(
-            "mappings appeared while the process was captured, or are not listed: "
+            "memory moved while the process was captured, or not all of it is listed: "
             "capture it again while it is idle"
         )
 

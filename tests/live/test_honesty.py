@@ -19,6 +19,7 @@ from pytest_pmaps import (
     FootprintError,
     FormatError,
     NoSuchMapping,
+    Snapshot,
     Undetermined,
     assert_at_most,
     assert_no_dirty,
@@ -111,6 +112,31 @@ def test_not_mapped_means_not_mapped(tmp_path: Path):
             assert_not_mapped(snap, mistake)
     with pytest.raises(TypeError, match="snapshot is a snapshot, not list"):
         assert_not_mapped([snap], "libc")
+
+
+def test_a_map_with_gaps_proves_no_absence():
+    """Where memory moved, a mapping may have been missed."""
+    whole = snapshot().to_plain()
+    assert_not_mapped(Snapshot.from_plain(whole), "libnotthere")
+    for name, value in (("appeared", 1), ("missed_pages", 1), ("complete", False)):
+        plain = snapshot().to_plain()
+        setattr(plain, name, value)
+        with pytest.raises(Undetermined, match="capture it again"):
+            assert_not_mapped(Snapshot.from_plain(plain), "libnotthere")
+
+
+def test_pages_met_twice_widen_every_count():
+    """Down as well as up, in pages and in bytes."""
+    plain = snapshot().to_plain()
+    exact = Snapshot.from_plain(plain)
+    plain.missed_pages = 10
+    moved = Snapshot.from_plain(plain)
+    for metric in ("rss", "dirty", "pss"):
+        (lo, hi), wide = exact.metric(metric).bytes.bounds, moved.metric(metric).bytes.bounds
+        assert wide[0] <= lo - 10 * 4096
+        assert wide[1] >= hi + 10 * 4096
+    with pytest.raises(Undetermined):
+        assert_not_mapped(moved, "libnotthere")
 
 
 def test_order_matters():
