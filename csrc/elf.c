@@ -140,8 +140,11 @@ static int read_image(const struct pm__io *io, int fd, struct image *img)
 
 /* ---- finding the image in memory ------------------------------------------------ */
 
+/* Code is mapped executable, or writable while it is patched; else it is not this segment. */
 static bool fits(const struct segment *s, const pm_mapping *m, uint64_t bias, uint64_t page)
 {
+    if (s->exec && !(m->perms & (PM_EXEC | PM_WRITE)))
+        return false;
     uint64_t start = down(s->vaddr, page), end = up(s->vaddr + s->filesz, page);
     uint64_t at = m->start - bias;
     return m->start >= bias && at >= start && m->end - bias <= end &&
@@ -172,8 +175,6 @@ static bool begins(const struct image *img, const pm_mapping *m, uint64_t page, 
 {
     const struct segment *first = &img->loads[0];
     uint64_t at = down(first->vaddr, page);
-    if (first->exec && !(m->perms & (PM_EXEC | PM_WRITE)))
-        return false;
     if (m->start < at || !fits(first, m, m->start - at, page) ||
         m->offset != down(first->offset, page))
         return false;
@@ -268,8 +269,6 @@ static int locate(struct pm__capture *c, uint32_t object, const struct image *im
         if (m->object != object + 1)
             continue;
         const struct segment *s = in.found ? segment_of(img, m, in.bias, page) : NULL;
-        if (s && s->exec && !(m->perms & (PM_EXEC | PM_WRITE)))
-            return -ESTALE; /* code that never was: the file was overwritten since */
         if (s) {
             in.text += s->exec ? m->end - m->start : 0;
             continue;
@@ -413,15 +412,7 @@ static void set_kind(struct pm__capture *c, uint32_t object, enum pm_kind kind)
     }
 }
 
-/* Overwritten in place, a file keeps its inode; then its headers do not fit what is mapped. */
-static int forget_parts(struct pm__capture *c, pm_object *o)
-{
-    c->n_parts = o->first_part;
-    o->n_parts = 0;
-    o->status = PM_ELF_REPLACED;
-    return 0;
-}
-
+/* Overwritten in place, a file keeps its inode, but its headers do not fit what is mapped. */
 static bool maps_code(const struct pm__capture *c, uint32_t object)
 {
     for (size_t i = 0; i < c->n_mappings; i++)
@@ -458,9 +449,7 @@ static int examine(struct pm__capture *c, uint32_t object, const pm_mapping *m)
     }
     o->status = elf ? PM_ELF_OK : PM_ELF_NOT;
     int rc = elf ? locate(c, object, img) : 0;
-    if (rc == -ESTALE)
-        rc = forget_parts(c, o);
-    else if (elf && o->n_parts == 0)
+    if (elf && o->n_parts == 0)
         o->status = maps_code(c, object) ? PM_ELF_REPLACED : PM_ELF_PLAIN;
     c->header.sources |= 1u << PM_SRC_FILE;
     return rc;
