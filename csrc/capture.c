@@ -115,8 +115,11 @@ static int sandwich(struct pm__capture *c)
 static int attempt(struct pm__capture *c, pm_snapshot **out)
 {
     int rc;
-    if ((rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 || (rc = sandwich(c)) < 0 ||
-        (rc = pm__elf_read(c)) < 0)
+    if ((rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 || (rc = pm__stop(c)) < 0)
+        return rc;
+    rc = sandwich(c);
+    pm__resume(c);
+    if (rc < 0 || (rc = pm__elf_read(c)) < 0)
         return rc;
     for (size_t i = 0; i < c->n_mappings; i++)
         pm__infer(c, i);
@@ -138,7 +141,7 @@ static void clear(struct pm__capture *c)
     struct pm__capture fresh = {
         .io = c->io,
         .err = c->err,
-        .pid = c->pid,
+        .request = c->request,
         .room = c->room,
         .dir = -1,
         .smaps = -1,
@@ -148,19 +151,22 @@ static void clear(struct pm__capture *c)
         .kpageflags = -1,
         .kpagecount = -1,
     };
-    fresh.header.self = c->pid == 0 || c->pid == getpid();
-    fresh.header.pid = fresh.header.self ? getpid() : c->pid;
+    int64_t pid = c->request->pid;
+    fresh.header.self = pid == 0 || pid == getpid();
+    fresh.header.pid = fresh.header.self ? getpid() : pid;
+    fresh.header.depth = (uint32_t)c->request->depth;
     fresh.header.page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     *c = fresh;
     memset(c->err, 0, sizeof *c->err);
 }
 
-int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err)
+int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snapshot **out,
+                     pm_error *err)
 {
     struct pm__capture c = {
         .io = io,
         .err = err,
-        .pid = pid,
+        .request = request,
         .room =
             {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
     };
@@ -184,9 +190,9 @@ int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm
     return pm__fail(&c, PM_E_BUSY, PM_AT_NOTHING, "");
 }
 
-int pm_capture(int64_t pid, pm_snapshot **out, pm_error *err)
+int pm_capture(const pm_request *request, pm_snapshot **out, pm_error *err)
 {
     *out = NULL;
     pm__features(); /* found out before, so that finding out does not show in the capture */
-    return pm__capture_with(&pm__kernel, pid, out, err);
+    return pm__capture_with(&pm__kernel, request, out, err);
 }

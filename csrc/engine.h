@@ -99,11 +99,13 @@ struct pm__room {
 
 struct pm__capture {
     const struct pm__io *io;
+    const pm_request *request;
     pm_error *err;
     struct pm__arena arena;
     struct pm__room room;
-    int64_t pid;
     pm_header header;
+    bool stopped; /* a tracer holds the target still */
+    uint64_t stopped_at;
 
     int dir, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
 
@@ -127,7 +129,8 @@ struct pm__capture {
 #define PM__SCRATCH ((size_t)512 * 1024)
 
 /* The whole of pm_capture over any table of kernel functions. */
-int pm__capture_with(const struct pm__io *io, int64_t pid, pm_snapshot **out, pm_error *err);
+int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snapshot **out,
+                     pm_error *err);
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail);
 bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
@@ -137,6 +140,16 @@ int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *a
 int pm__target_open(struct pm__capture *c);
 void pm__target_close(struct pm__capture *c);
 int pm__target_verify(struct pm__capture *c);
+
+/* ---- stop.c -------------------------------------------------------------- */
+/* What a tracer answers: 0 or an errno, and how many threads it holds. */
+struct pm__held {
+    int32_t status;
+    uint32_t threads;
+};
+
+int pm__stop(struct pm__capture *c);
+void pm__resume(struct pm__capture *c);
 
 /* ---- one kernel interface each -------------------------------------------- */
 enum pm__pass { PM__BEFORE, PM__AFTER };

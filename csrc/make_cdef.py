@@ -24,6 +24,12 @@ _GUARD = re.compile(r"\A\s*#ifndef (\w+)\n#define \1\n(.*)^#endif\s*\Z", re.DOTA
 _INCLUDE = re.compile(r"^#include <(?:stddef|stdint)\.h>\n", re.MULTILINE)
 
 
+#: What the engine calls back, written in Python: only cffi knows of it.
+_CALLBACKS = """
+extern "Python" int pm_python_tick(void *arg, uint64_t done, uint64_t total);
+"""
+
+
 def cdef(header: str) -> str:
     """Give the declarations of a header; ValueError where it cannot be done faithfully."""
     text = _COMMENT.sub(lambda match: match[1] or " ", header)
@@ -44,7 +50,8 @@ def main() -> None:
     """Read the header named first, write the declarations to the file named second."""
     source, target = map(Path, sys.argv[1:])
     try:
-        target.write_text(cdef(source.read_text(encoding="utf-8")), encoding="utf-8")
+        text = cdef(source.read_text(encoding="utf-8")) + _CALLBACKS
+        target.write_text(text, encoding="utf-8")
     except ValueError as error:
         sys.exit(f"{source}: {error}")
 

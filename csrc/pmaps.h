@@ -6,7 +6,7 @@
  * holds the process, its mappings, and columns of page ranges.  Which call
  * fills which field:
  *
- *   pm_capture()  everything, from a live process
+ *   pm_capture()  what a request asks for, from a live process
  *   pm_build()    what the caller hands in, after checking it (saved snapshots)
  *   pm_count()    interval counts over address windows of one snapshot
  *   pm_new()      interval counts of pages that are new against another one
@@ -207,6 +207,11 @@ typedef struct pm_header {
     uint32_t appeared; /* mappings that appeared meanwhile and are not listed */
     uint64_t raced_pages; /* pages that changed, came or went meanwhile */
     uint64_t missed_pages; /* pages that totals say were missed, or met twice, as memory moved */
+    uint32_t depth; /* pm_depth */
+    uint32_t partial; /* 1: only some addresses were asked for, or reached */
+    uint64_t next; /* where a capture that was full before the end goes on; 0: it got there */
+    uint64_t stopped_ns; /* for how long the target stood still; 0: it ran */
+    uint64_t hidden_rss; /* self: bytes of the engine's own memory, in vm_rss and left out else */
     char comm[16];
 } pm_header;
 
@@ -225,6 +230,33 @@ typedef struct pm_columns {
     const uint32_t *mapcount_lo, *mapcount_hi; /* hi UINT32_MAX: no bound */
 } pm_columns;
 
+/* How deep a capture looks; a caller pays for what it asks. */
+enum pm_depth {
+    PM_TOTALS = 0, /* smaps_rollup: one mapping, [rollup], with the counters of all */
+    PM_MAPPINGS, /* every mapping with its counters, and no page */
+    PM_PAGES, /* maps and pagemap, read once: what a page table entry alone says */
+    PM_FULL /* everything, read twice and held against each other */
+};
+
+/* Addresses [start, end). */
+typedef struct pm_extent {
+    uint64_t start, end;
+} pm_extent;
+
+typedef struct pm_request {
+    int64_t pid; /* 0: this process */
+    int32_t depth; /* pm_depth */
+    int32_t counters; /* PM_FULL: 0 leaves smaps and numa_maps, which hold up the target, alone */
+    const pm_extent *extents; /* only these addresses, ascending and apart; none: all */
+    size_t n_extents;
+    uint64_t max_pages; /* stop after so many pages, and say in `next` where; 0: no limit */
+    int32_t stopper; /* socket to a pmaps-tracer of the target; -1: let it run */
+    int32_t unused;
+    /* Every few milliseconds, outside of a stop; not 0 cancels (-ECANCELED). */
+    int (*tick)(void *arg, uint64_t done, uint64_t total);
+    void *tick_arg;
+} pm_request;
+
 /* Where a failure happened; with the code it makes the message. */
 enum pm_stage {
     PM_AT_NOTHING = 0,
@@ -238,7 +270,9 @@ enum pm_stage {
     PM_AT_KPAGECOUNT,
     PM_AT_SCAN,
     PM_AT_ARENA,
-    PM_AT_BUILD
+    PM_AT_BUILD,
+    PM_AT_STOP,
+    PM_AT_REQUEST
 };
 
 /* Codes beyond errno (returned negated). */
@@ -259,7 +293,7 @@ typedef struct pm_error {
     char detail[160];
 } pm_error;
 
-PM_API int pm_capture(int64_t pid, pm_snapshot **out, pm_error *err);
+PM_API int pm_capture(const pm_request *request, pm_snapshot **out, pm_error *err);
 PM_API int pm_build(const pm_header *header, const pm_columns *columns, pm_snapshot **out,
                     pm_error *err);
 PM_API void pm_free(pm_snapshot *snapshot);

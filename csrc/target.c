@@ -26,7 +26,7 @@ static int open_dir(struct pm__capture *c)
     if (c->header.self)
         snprintf(path, sizeof path, "/proc/self");
     else
-        snprintf(path, sizeof path, "/proc/%lld", (long long)c->pid);
+        snprintf(path, sizeof path, "/proc/%lld", (long long)c->header.pid);
     int fd = c->io->open(c->io->ctx, AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
     if (fd == -ENOENT)
         return pm__fail(c, PM_E_GONE, PM_AT_PROC, "");

@@ -6,10 +6,11 @@ Python heap that is being measured.  It is immutable and freed with the object.
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -28,10 +29,13 @@ else:
 __all__ = [
     "NO_BOUND",
     "Columns",
+    "Depth",
     "Interval",
     "MappingInfo",
     "NewRange",
     "ObjectInfo",
+    "Request",
+    "Tick",
     "Window",
     "probe",
     "require_engine",
@@ -61,6 +65,36 @@ class Window(NamedTuple):
     mapping: int
     start: int
     end: int
+
+
+class Depth(enum.IntEnum):
+    """How deep a capture looks; ``pm_depth`` in pmaps.h."""
+
+    TOTALS = 0
+    MAPPINGS = 1
+    PAGES = 2
+    FULL = 3
+
+
+#: Called every few milliseconds of a capture with pages done and in all; True cancels it.
+Tick = Callable[[int, int], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to capture; ``pm_request`` in pmaps.h.
+
+    ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
+    ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
+    """
+
+    pid: int = 0
+    depth: Depth = Depth.FULL
+    counters: bool = True
+    extents: tuple[tuple[int, int], ...] = ()
+    max_pages: int = 0
+    stopper: int = -1
+    tick: Tick | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +228,52 @@ def probe() -> dict[str, int]:
     return dict(zip((*names, *more), host.probe, strict=True))
 
 
+# ---- asking
+
+
+class _Ticker:
+    """What the engine calls back; an exception, as Ctrl-C is one, cancels the capture."""
+
+    def __init__(self, tick: Tick) -> None:
+        self.tick = tick
+        self.raised: BaseException | None = None
+
+    def __call__(self, done: int, total: int) -> int:
+        try:
+            return 1 if self.tick(done, total) else 0
+        except BaseException as exc:  # raised again once the engine has cleaned up
+            self.raised = exc
+            return 1
+
+
+def _on_error(kind: type[BaseException], exc: BaseException, traceback: object) -> None:
+    """An exception between the engine and the ticker; only a signal's can happen there."""
+    if traceback is not None:
+        ticker = traceback.tb_frame.f_locals.get("ticker")  # type: ignore[attr-defined]
+        if ticker is not None:
+            ticker.raised = exc
+
+
+if _missing is None:
+
+    @ffi.def_extern(name="pm_python_tick", error=1, onerror=_on_error)
+    def _tick(handle: Any, done: int, total: int) -> int:
+        ticker: _Ticker = ffi.from_handle(handle)
+        return ticker(done, total)
+
+
+def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
+    extents = ffi.new("pm_extent[]", list(request.extents))
+    asked = ffi.new("pm_request *")
+    asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
+    asked.extents, asked.n_extents = extents, len(request.extents)
+    asked.max_pages, asked.stopper = request.max_pages, request.stopper
+    handle = ffi.new_handle(ticker)
+    if ticker:
+        asked.tick, asked.tick_arg = lib.pm_python_tick, handle
+    return asked, (extents, handle)
+
+
 # ---- one snapshot
 
 
@@ -228,15 +308,21 @@ class Columns:
     # ---- making one
 
     @classmethod
-    def capture(cls, pid: int) -> Columns:
+    def capture(cls, request: Request) -> Columns:
         """Capture a process; pid 0 is this one.  Raises PmapsErrors that say what is wrong."""
         __tracebackhide__ = True
         require_engine()
-        _check_proc(pid)
+        _check_proc(request.pid)
         out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
-        if lib.pm_capture(pid, out, err) < 0:
+        ticker = _Ticker(request.tick) if request.tick else None
+        asked, kept = _request(request, ticker)
+        code = lib.pm_capture(asked, out, err)
+        del kept  # until here: the extents, and what the callback finds the ticker by
+        if ticker and ticker.raised:
+            raise ticker.raised
+        if code < 0:
             detail = ffi.string(err.detail).decode()
-            _raise_capture(pid, err.code, err.stage, detail)
+            _raise_capture(request.pid, err.code, err.stage, detail)
         return cls(out[0])
 
     @classmethod

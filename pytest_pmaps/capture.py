@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._native import Columns
+from ._native import Columns, Request
 from .errors import ProcessGone
 from .snapshots import Snapshot
 
@@ -64,4 +64,4 @@ def snapshot(target: object = None) -> Snapshot:
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target.
     """
     __tracebackhide__ = True
-    return Snapshot(Columns.capture(pid_of(target)))
+    return Snapshot(Columns.capture(Request(pid_of(target))))

@@ -849,7 +849,8 @@ static inline bool fk_tidy(const struct fake *f)
 static inline int fk_capture(struct fake *f, pm_snapshot **out, pm_error *err)
 {
     *out = NULL;
-    return pm__capture_with(&f->io, FK_PID, out, err);
+    const pm_request r = {.pid = FK_PID, .depth = PM_FULL, .counters = 1, .stopper = -1};
+    return pm__capture_with(&f->io, &r, out, err);
 }
 
 /* Where page k of mapping i is in the columns; -1 when it is in no range. */

@@ -10,6 +10,7 @@
 
 struct rig {
     struct pm__capture c;
+    pm_request request;
     struct pm__room room; /* as it was made */
     pm_error err;
     struct fake fake;
@@ -20,12 +21,13 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
     static const struct fk_world nothing;
     memset(&g->err, 0, sizeof g->err);
     fk_init(&g->fake, &nothing);
+    g->request = (pm_request){.pid = FK_PID, .depth = PM_FULL, .counters = 1, .stopper = -1};
     g->c = (struct pm__capture){
         .io = &g->fake.io,
+        .request = &g->request,
         .err = &g->err,
         .room =
             {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
-        .pid = FK_PID,
         .header = {.pid = FK_PID, .page_size = FK_PAGE},
         .dir = -1,
         .smaps = -1,

@@ -115,7 +115,9 @@ static void capture_leaves_it_out(void)
         pm_snapshot *snap;
         pm_error err;
         fk_init(&fake, &w);
-        CHECK_EQ(pm__capture_with(&fake.io, cases[i].self ? 0 : FK_PID, &snap, &err), 0);
+        const pm_request r = {
+            .pid = cases[i].self ? 0 : FK_PID, .depth = PM_FULL, .counters = 1, .stopper = -1};
+        CHECK_EQ(pm__capture_with(&fake.io, &r, &snap, &err), 0);
         CHECK_EQ(pm_get_header(snap)->self, cases[i].self);
         CHECK_EQ(pm_get_header(snap)->appeared, 0);
         CHECK(shows(snap, 0x10000));

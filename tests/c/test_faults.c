@@ -186,7 +186,7 @@ static void strike(const char *note)
     pm_snapshot *snap = NULL;
     pm_error err;
     memset(&err, 0xee, sizeof err);
-    int rc = pm__capture_with(&fake.io, FK_PID, &snap, &err);
+    int rc = fk_capture(&fake, &snap, &err);
     CHECK_IN(fk_tidy(&fake), "%s: %u opened, %u closed, %u misused", note, fake.opens, fake.closes,
              fake.misuse);
     for (int i = 0; i < FK_MAX_FDS; i++) /* what a leak left: not of interest twice */

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * stop.c - asking a tracer, a process of its own, to hold the target still.
+ *
+ * The tracer (pmaps-tracer) is at the other end of a stream socket.  One byte asks,
+ * one pm__held answers: 's' to stop every thread of the target, 'c' to let it go on.
+ * When our end closes, however we end, the tracer lets go; when the tracer ends, the
+ * kernel does.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define PATIENCE_MS 10000 /* the tracer itself gives up much earlier, and says why */
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
+static int receive(int fd, void *buf, size_t n)
+{
+    size_t done = 0;
+    while (done < n) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int ready = poll(&p, 1, PATIENCE_MS);
+        if (ready == 0)
+            return -ETIMEDOUT;
+        ssize_t got = ready < 0 ? -1 : recv(fd, (char *)buf + done, n - done, 0);
+        if (got < 0 && errno != EINTR)
+            return -errno;
+        if (got == 0)
+            return -EPIPE;
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return 0;
+}
+
+static int ask(int fd, char what)
+{
+    struct pm__held held;
+    ssize_t sent;
+    do
+        sent = send(fd, &what, 1, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0)
+        return -errno;
+    int rc = receive(fd, &held, sizeof held);
+    return rc < 0 ? rc : -held.status;
+}
+
+int pm__stop(struct pm__capture *c)
+{
+    int fd = c->request->stopper;
+    if (fd < 0)
+        return 0;
+    c->stopped_at = monotonic_ns();
+    int rc = ask(fd, 's');
+    if (rc == -ESRCH)
+        return pm__fail(c, PM_E_GONE, PM_AT_STOP, "");
+    if (rc < 0)
+        return pm__fail(c, -rc, PM_AT_STOP, rc == -EPIPE ? "the tracer has ended" : "");
+    c->stopped = true;
+    return 0;
+}
+
+/* How it ends is of no matter to what was captured: whoever holds the tracer looks after it. */
+void pm__resume(struct pm__capture *c)
+{
+    if (!c->stopped)
+        return;
+    c->stopped = false;
+    ask(c->request->stopper, 'c');
+    c->header.stopped_ns = monotonic_ns() - c->stopped_at;
+}
