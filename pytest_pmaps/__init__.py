@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .files import dumps, load, loads, save
+    from .groups import Group, GroupSelection, Missing, group
     from .model import Fact, Kind, PageRange, Source, Verdict
     from .snapshots import Mapping, Selection, Snapshot, diff
 
@@ -39,8 +40,11 @@ __all__ = [
     "Fact",
     "FootprintError",
     "FormatError",
+    "Group",
+    "GroupSelection",
     "Kind",
     "Mapping",
+    "Missing",
     "NoSuchMapping",
     "PageRange",
     "PmapsError",
@@ -58,6 +62,7 @@ __all__ = [
     "assert_unchanged",
     "diff",
     "dumps",
+    "group",
     "load",
     "loads",
     "save",
@@ -65,7 +70,17 @@ __all__ = [
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
-_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "files", "assertions")
+_MODULES = (
+    "errors",
+    "model",
+    "counts",
+    "delta",
+    "snapshots",
+    "capture",
+    "groups",
+    "files",
+    "assertions",
+)
 
 
 def __dir__() -> list[str]:
