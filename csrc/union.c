@@ -80,21 +80,18 @@ struct run {
     uint64_t page, frame, count;
 };
 
-/* The first run of a snapshot's frames in pages [page, end); *at is where the last
- * call ended.  The one place that knows how frames are kept. */
+/* The first run of a snapshot's frames in pages [page, end); *at is where the last call
+ * ended, which was no further.  The one place that knows how frames are kept. */
 static bool next_run(const pm_snapshot *s, size_t *at, uint64_t page, uint64_t end, struct run *out)
 {
     size_t i = *at, n = s->n_frames;
-    if (i > n || (i && s->frame_page[i - 1] >= page) || (i < n && s->frame_page[i] < page)) {
-        size_t rest = n;
-        for (i = 0; rest;) {
-            size_t half = rest / 2;
-            if (s->frame_page[i + half] < page) {
-                i += half + 1;
-                rest -= half + 1;
-            } else {
-                rest = half;
-            }
+    for (size_t rest = i < n && s->frame_page[i] < page ? n - i : 0; rest;) {
+        size_t half = rest / 2;
+        if (s->frame_page[i + half] < page) {
+            i += half + 1;
+            rest -= half + 1;
+        } else {
+            rest = half;
         }
     }
     *at = i;

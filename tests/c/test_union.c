@@ -343,6 +343,21 @@ static void numbers_of_files(void)
     IS(of_two(view, plain("/lower/b", 8, 1, 77), 0, 0), 20, 20);
 }
 
+/* With a third in between. */
+static void files_that_may_be_one(void)
+{
+    struct plain a = plain("/lib/a", 0, 40, 5), b = plain("/lib/b", 8, 1, 5);
+    pm_interval out;
+    build(&a);
+    build(&b);
+    const pm_member members[] = {
+        {.snapshot = a.snap}, {.snapshot = b.snap}, {.snapshot = a.snap, .place = 1}};
+    CHECK_EQ(pm_union(members, 3, 0, &out), 0);
+    IS(out, 20, 30);
+    pm_free(a.snap);
+    pm_free(b.snap);
+}
+
 static void memory_objects(void)
 {
     struct plain memfd = plain("/memfd:x (deleted)", 0, 1, 5), tmp = plain("/dev/shm/x", 0, 25, 5);
@@ -402,9 +417,89 @@ static void hidden_crowds(void)
     a.known &= ~PM_BIT(PM_NORMAL);
     a.set &= ~PM_BIT(PM_NORMAL);
     IS(of_two(a, b, 0, 0), 7, 17);
+    b.known &= ~PM_BIT(PM_FILE);
+    b.known |= PM_BIT(PM_EXCLUSIVE);
+    b.set |= PM_BIT(PM_EXCLUSIVE);
+    b.known &= ~PM_BIT(PM_ANON);
+    b.set &= ~PM_BIT(PM_ANON);
+    IS(of_two(a, b, 0, 0), 7, 17); /* of no file, and nobody else's */
+    b.m = plain("/lib/a", 8, 1, 5).m;
+    b.name = "/lib/a";
+    IS(of_two(a, b, 0, 0), 0, 17); /* of a file, perhaps */
     b.set = b.known = PM_BIT(PM_RACED);
     b.m.raced_pages = 9; /* two of them came and went */
     IS(of_two(a, b, 0, 0), 0, 19);
+}
+
+/* Of what ran meanwhile, nothing that is shared can be relied on. */
+static void crowds_that_ran(void)
+{
+    struct plain a = plain("", 0, 0, 0);
+    pm_interval out;
+    a.m.kind = PM_KIND_ANON;
+    a.set = PM_BIT(PM_PRESENT) | PM_BIT(PM_NORMAL) | PM_BIT(PM_ANON) | PM_BIT(PM_SHARED);
+    a.known = a.set | PM_BIT(PM_EXCLUSIVE) | PM_BIT(PM_FILE) | PM_BIT(PM_KSM);
+    build(&a);
+    const pm_member member = {.snapshot = a.snap, .ran = 1};
+    CHECK_EQ(pm_union(&member, 1, 0, &out), 0);
+    IS(out, 0, 10);
+    pm_free(a.snap);
+}
+
+enum { CROWD = 6 };
+
+/* A process of pages that others map too, captured. */
+static pm_snapshot *crowd(const uint64_t frames[CROWD], bool show)
+{
+    static struct fake fake;
+    struct fk_page pages[CROWD];
+    struct fk_mapping m = {
+        .start = 0x10000, .n = CROWD, .pages = pages, .perms = "rw-p", .vmflags = "rd wr mw ac"};
+    struct fk_world w = {.mappings = &m, .n = 1};
+    pm_snapshot *snap;
+    pm_error err;
+    for (size_t i = 0; i < CROWD; i++)
+        pages[i] = (struct fk_page){.what = frames[i] ? FK_ANON : FK_NONE,
+                                    .pte_dirty = true,
+                                    .mapcount = 2,
+                                    .frame = frames[i]};
+    fk_init(&fake, &w);
+    fake.show_frames = show;
+    CHECK_EQ(fk_capture(&fake, &snap, &err), 0);
+    return snap;
+}
+
+/* Frames that are in place when looked at again are those of the first time. */
+static void frames_in_place(void)
+{
+    pm_snapshot *parent = crowd((uint64_t[]){10, 11, 12, 13, 20, 21}, true);
+    pm_snapshot *child = crowd((uint64_t[]){10, 11, 12, 13, 0, 21}, true);
+    pm_snapshot *later = crowd((uint64_t[]){10, 0, 30, 13, 5, 22}, true);
+    pm_snapshot *hidden = crowd((uint64_t[]){10, 11, 0, 0, 0, 0}, false);
+    pm_interval out;
+    pm_member m[] = {{.snapshot = parent}, {.snapshot = child}};
+    CHECK_EQ(pm_union(m, 2, 0, &out), 0);
+    IS(out, 6, 6);
+    CHECK_EQ(pm_union(m, 2, 2, &out), 0); /* two of them may have been met at another place */
+    IS(out, 4, 8);
+    CHECK_EQ(pm_union(m, 2, 100, &out), 0);
+    IS(out, 0, 11);
+    m[1].ran = 1;
+    CHECK_EQ(pm_union(m, 2, 0, &out), 0);
+    IS(out, 6, 11);
+    m[1].again = later; /* the second, third and last are not where they were */
+    CHECK_EQ(pm_union(m, 2, 0, &out), 0);
+    IS(out, 6, 9);
+    m[1] = (pm_member){.snapshot = hidden};
+    CHECK_EQ(pm_union(m, 2, 0, &out), 0);
+    IS(out, 6, 8);
+    m[0] = (pm_member){.snapshot = later, .again = later, .ran = 1};
+    CHECK_EQ(pm_union(m, 2, 0, &out), 0);
+    IS(out, 5, 7);
+    pm_free(parent);
+    pm_free(child);
+    pm_free(later);
+    pm_free(hidden);
 }
 
 /* What was missed, or met twice, may be anywhere. */
@@ -486,9 +581,12 @@ int main(void)
     RUN(families);
     RUN(parts_of_families);
     RUN(numbers_of_files);
+    RUN(files_that_may_be_one);
     RUN(memory_objects);
     RUN(special_memory);
     RUN(hidden_crowds);
+    RUN(crowds_that_ran);
+    RUN(frames_in_place);
     RUN(missed_pages);
     RUN(places_in_a_file);
     RUN(refusals);
