@@ -11,6 +11,7 @@
  *   pm_count()    interval counts over address windows of one snapshot
  *   pm_new()      interval counts of pages that are new against another one
  *   pm_common()   interval count of pages that two processes share
+ *   pm_union()    interval count of pages that several processes hold between them
  *   pm_probe()    what this host lets us see
  *
  * Every function returns 0 or a negative code: -errno, or one of -PM_E_*.
@@ -344,6 +345,28 @@ PM_API int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier,
  * b's windows count; none given means all of it. */
 PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n, const pm_snapshot *b,
                      const pm_window *b_windows, size_t b_n, pm_interval *out);
+
+/* ---- several processes --------------------------------------------------- */
+/* One of several processes, each of another mm, and the windows of it that count. */
+typedef struct pm_member {
+    const pm_snapshot *snapshot;
+    const pm_snapshot *again; /* captured after all others; NULL: not */
+    const pm_window *windows; /* ascending and apart; NULL: all of it */
+    size_t n_windows;
+    uint32_t place; /* equal: one mount and ipc namespace, where a path names one file */
+    uint32_t ran; /* 1: it may have changed after `snapshot`, while others were captured */
+} pm_member;
+
+/* Physical pages in the members' windows, each counted once.  `migrated`: so many pages
+ * may have moved to other frames between the first capture and the last. */
+PM_API int pm_union(const pm_member *members, size_t n, uint64_t migrated, pm_interval *out);
+
+/* 1: two processes share one mm, as after vfork; 0: they do not; or -errno. */
+PM_API int pm_same_mm(int64_t a, int64_t b);
+/* CPU time of a process, all of its threads, in ns: one that used none changed nothing. */
+PM_API int pm_cpu_time(int64_t pid, uint64_t *ns);
+/* Pages that the kernel moved to other frames since boot; -ENODATA: it does not say. */
+PM_API int pm_migrated(uint64_t *pages);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

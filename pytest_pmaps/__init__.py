@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .files import dumps, load, loads, save
+    from .groups import Group, GroupSelection, Missing, group
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .snapshots import Mapping, Selection, Snapshot, diff
     from .streaming import Stream, stream
@@ -43,8 +44,11 @@ __all__ = [
     "Fact",
     "FootprintError",
     "FormatError",
+    "Group",
+    "GroupSelection",
     "Kind",
     "Mapping",
+    "Missing",
     "NoSuchMapping",
     "PageRange",
     "PmapsError",
@@ -63,6 +67,7 @@ __all__ = [
     "assert_unchanged",
     "diff",
     "dumps",
+    "group",
     "load",
     "loads",
     "save",
@@ -71,7 +76,18 @@ __all__ = [
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
-_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "streaming", "files", "assertions")
+_MODULES = (
+    "errors",
+    "model",
+    "counts",
+    "delta",
+    "snapshots",
+    "capture",
+    "groups",
+    "streaming",
+    "files",
+    "assertions",
+)
 
 
 def __dir__() -> list[str]:

@@ -30,13 +30,18 @@ __all__ = [
     "Columns",
     "Interval",
     "MappingInfo",
+    "Member",
     "NewRange",
     "ObjectInfo",
     "Request",
     "Tick",
     "Window",
+    "cpu_time",
+    "migrated",
     "probe",
     "require_engine",
+    "same_mm",
+    "union",
 ]
 
 #: What the mapcount column holds where no upper bound is known.
@@ -624,6 +629,53 @@ def _check_pair(code: int) -> None:
         raise ValueError("the snapshots are of different page sizes")
     if code < 0:
         raise ValueError("a window outside its mapping")
+
+
+# ---- several processes
+
+
+class Member(NamedTuple):
+    """One of several processes, each of another mm; ``pm_member`` in pmaps.h."""
+
+    columns: Columns
+    again: Columns | None
+    windows: Sequence[Window] | None
+    place: int
+    ran: bool
+
+
+def union(members: Sequence[Member], migrated: int) -> Interval:
+    """Physical pages in the members' windows, each counted once."""
+    kept = [ffi.NULL if m.windows is None else _windows(m.windows) for m in members]
+    given = ffi.new("pm_member[]", len(members))
+    for to, m, windows in zip(given, members, kept, strict=True):
+        to.snapshot, to.again = m.columns._handle, m.again._handle if m.again else ffi.NULL
+        to.windows, to.n_windows = windows, len(m.windows or ())
+        to.place, to.ran = m.place, m.ran
+    out = ffi.new("pm_interval *")
+    code = lib.pm_union(given, len(members), migrated, out)
+    if code == -errno.ENOMEM:
+        raise MemoryError("not enough memory to count pages of several processes")
+    _check_pair(code)
+    return Interval(out.lo, out.hi)
+
+
+def same_mm(a: int, b: int) -> bool | None:
+    """Whether two processes are one memory (kcmp); None where the kernel does not say."""
+    code = lib.pm_same_mm(a, b)
+    return None if code < 0 else code == 1
+
+
+def cpu_time(pid: int) -> int | None:
+    """CPU time that a process used so far, in ns; None where there is no such process."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_cpu_time(pid, out) < 0 else int(out[0])
+
+
+def migrated() -> int | None:
+    """Pages that the kernel moved to other frames since boot; None where it does not say."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_migrated(out) < 0 else int(out[0])
 
 
 class _Builder:
