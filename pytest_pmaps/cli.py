@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="with --stream: begin at this address (hexadecimal)",
     )
+    show.add_argument(
+        "--pages",
+        metavar="N",
+        type=_positive,
+        default=0,
+        help="with --stream: so many pages at a time (default: 262144)",
+    )
     show.set_defaults(run=_show)
     doctor = commands.add_parser(
         "doctor", help="say what this host lets us see, and how to see more"
@@ -121,6 +128,12 @@ def _address(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no hexadecimal address") from None
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pages")
+    return int(text)
+
+
 def _show(args: argparse.Namespace) -> int:
     if args.stream:
         return _show_stream(args)
@@ -137,7 +150,7 @@ def _show(args: argparse.Namespace) -> int:
 def _show_stream(args: argparse.Namespace) -> int:
     from .capture import pid_of
     from .report.text import rfc_lines
-    from .streaming import stream
+    from .streaming import PIECE, stream
 
     if not _is_pid(args.target) or args.json or args.summary or args.selector:
         raise PmapsError("--stream prints the whole map of a running process, as text")
@@ -147,6 +160,7 @@ def _show_stream(args: argparse.Namespace) -> int:
             depth=args.depth,
             counters=not args.no_counters,
             start=args.start,
+            pages=args.pages or PIECE,
             progress=bar,
         )
         try:
@@ -206,8 +220,8 @@ def _is_pid(text: str) -> bool:
 
 def _target(args: argparse.Namespace) -> Snapshot:
     text: str = args.target
-    if args.start:
-        raise PmapsError("--start is for --stream")
+    if args.start or args.pages:
+        raise PmapsError("--start and --pages are for --stream")
     if _is_pid(text):
         from .capture import pid_of, snapshot
 

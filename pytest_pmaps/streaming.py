@@ -14,10 +14,10 @@ from .metrics import METRICS
 from .model import Depth
 from .snapshots import Snapshot
 
-__all__ = ["Stream", "StreamProgress", "stream"]
+__all__ = ["PIECE", "Stream", "StreamProgress", "stream"]
 
-#: A GiB of 4 KiB pages: 10 to 40 MiB of the engine's memory while it is captured.
-_PIECE = 1 << 18
+#: Pages of a piece: a GiB of 4 KiB pages, 10 to 40 MiB of the engine's memory while it is captured.
+PIECE = 1 << 18
 
 #: Called with pages done so far and an estimate of all; returns True to end the stream.
 StreamProgress = Callable[[int, int], bool | None]
@@ -29,7 +29,7 @@ def stream(
     depth: Depth | DepthName = Depth.FULL,
     counters: bool = True,
     start: int = 0,
-    pages: int = _PIECE,
+    pages: int = PIECE,
     metrics: tuple[str, ...] = (),
     progress: StreamProgress | None = None,
 ) -> Stream:

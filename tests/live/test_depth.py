@@ -321,9 +321,9 @@ def test_ctrl_c_ends_the_command_with_a_partial_map(tmp_path: Path):
         took = []
         for delay in (0.05, 0.1, 0.2):
             with (tmp_path / "out").open("w") as out:
-                command = [sys.executable, "-m", "pytest_pmaps.cli"]
                 code = "import sys; from pytest_pmaps.cli import main; sys.exit(main(sys.argv[1:]))"
-                command = [sys.executable, "-c", code, "show", str(process.pid), "--stream"]
+                command = [sys.executable, "-c", code, "show", str(process.pid)]
+                command += ["--stream", "--pages", "1000"]
                 run = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
                 while not (tmp_path / "out").stat().st_size and run.poll() is None:
                     time.sleep(0.005)
