@@ -33,10 +33,8 @@ bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char
 
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at, uint32_t *at_len)
 {
-    if (len > c->room.strings - c->n_strings) {
-        c->room.strings *= 2;
+    if (len > c->room.strings - c->n_strings)
         return -ENOBUFS;
-    }
     memcpy(c->strings + c->n_strings, s, len);
     *at = (uint32_t)c->n_strings;
     *at_len = (uint32_t)len;

@@ -42,6 +42,8 @@ struct reader {
     bool wanted[WINDOW];           /* frames of the window whose count must be read */
     bool any_wanted;
     uint64_t last_tail, head_flags; /* the folio whose tails are being met */
+    uint64_t usual_flags;           /* a small mapped page's, as the last one's were, */
+    uint32_t usual_state;           /* and what they say */
     bool has_flags, has_counts;
 };
 
@@ -82,7 +84,7 @@ static size_t collect(struct keys *k, const struct pm__pages *p, size_t from)
     return stop;
 }
 
-#define DIGIT 11
+#define DIGIT 12 /* two rounds for up to 64 GiB */
 
 /* Least significant digit first, by the frame alone. */
 static void sort(struct keys *k)
@@ -201,6 +203,30 @@ static void want_count(struct reader *r, size_t i, uint64_t at)
     r->wanted[at] = r->any_wanted = true;
 }
 
+/* Most pages are small, mapped, and like the one before them. */
+static bool is_usual(struct reader *r, uint64_t f)
+{
+    if (f == r->usual_flags)
+        return true;
+    if ((f & (PM_KPF_MMAP | PM_KPF_ZERO | PM_KPF_NOPAGE | PM_KPF_COMPOUND_HEAD |
+              PM_KPF_COMPOUND_TAIL)) != PM_KPF_MMAP)
+        return false;
+    r->usual_flags = f;
+    r->usual_state = translate(f);
+    return true;
+}
+
+static void note(struct reader *r, size_t i, uint64_t f, size_t at)
+{
+    uint32_t *state = &r->c->pages.state[i];
+    if (is_usual(r, f) && (*state & PM_BIT(PM__ENTRY_EXCLUSIVE))) {
+        *state |= r->usual_state | PM_BIT(PM__KCOUNT); /* and its count is 1 */
+        return;
+    }
+    note_flags(r, i, f);
+    want_count(r, i, at);
+}
+
 /* ---- a window ---------------------------------------------------------------------- */
 
 static ssize_t read_words(struct reader *r, int fd, uint64_t *to, uint64_t frame, size_t n)
@@ -265,10 +291,8 @@ static void read_window(struct reader *r, size_t first, size_t stop, uint64_t fr
     for (size_t k = first; k < stop; k++) {
         struct run run = run_at(&r->keys, k);
         uint64_t at = run.frame - frame;
-        for (size_t j = 0; j < run.n && at + j < (size_t)got; j++) {
-            note_flags(r, run.page + j, r->flags[at + j]);
-            want_count(r, run.page + j, at + j);
-        }
+        for (size_t j = 0; j < run.n && at + j < (size_t)got; j++)
+            note(r, run.page + j, r->flags[at + j], at + j);
     }
     count_window(r, first, stop, frame, n);
 }

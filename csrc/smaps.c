@@ -9,6 +9,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 bool pm__hex(const char **p, const char *end, uint64_t *out)
@@ -92,32 +93,35 @@ static bool parse_header(const char *line, size_t len, pm_mapping *m, const char
 /* Far beyond any address space, and so small that counters can be added up. */
 #define MOST_KB (UINT64_C(1) << 48)
 
+#define KEY(name, counter) {name, sizeof(name) - 1, counter}
+
 static const struct {
     const char *key;
+    size_t len;
     enum pm_counter counter;
 } keys[] = {
-    {"Size", PM_C_SIZE},
-    {"KernelPageSize", PM_C_KERNEL_PAGE_SIZE},
-    {"MMUPageSize", PM_C_MMU_PAGE_SIZE},
-    {"Rss", PM_C_RSS},
-    {"Pss", PM_C_PSS},
-    {"Pss_Dirty", PM_C_PSS_DIRTY},
-    {"Shared_Clean", PM_C_SHARED_CLEAN},
-    {"Shared_Dirty", PM_C_SHARED_DIRTY},
-    {"Private_Clean", PM_C_PRIVATE_CLEAN},
-    {"Private_Dirty", PM_C_PRIVATE_DIRTY},
-    {"Referenced", PM_C_REFERENCED},
-    {"Anonymous", PM_C_ANONYMOUS},
-    {"KSM", PM_C_KSM},
-    {"LazyFree", PM_C_LAZY_FREE},
-    {"AnonHugePages", PM_C_ANON_HUGE_PAGES},
-    {"ShmemPmdMapped", PM_C_SHMEM_PMD_MAPPED},
-    {"FilePmdMapped", PM_C_FILE_PMD_MAPPED},
-    {"Shared_Hugetlb", PM_C_SHARED_HUGETLB},
-    {"Private_Hugetlb", PM_C_PRIVATE_HUGETLB},
-    {"Swap", PM_C_SWAP},
-    {"SwapPss", PM_C_SWAP_PSS},
-    {"Locked", PM_C_LOCKED},
+    KEY("Size", PM_C_SIZE),
+    KEY("KernelPageSize", PM_C_KERNEL_PAGE_SIZE),
+    KEY("MMUPageSize", PM_C_MMU_PAGE_SIZE),
+    KEY("Rss", PM_C_RSS),
+    KEY("Pss", PM_C_PSS),
+    KEY("Pss_Dirty", PM_C_PSS_DIRTY),
+    KEY("Shared_Clean", PM_C_SHARED_CLEAN),
+    KEY("Shared_Dirty", PM_C_SHARED_DIRTY),
+    KEY("Private_Clean", PM_C_PRIVATE_CLEAN),
+    KEY("Private_Dirty", PM_C_PRIVATE_DIRTY),
+    KEY("Referenced", PM_C_REFERENCED),
+    KEY("Anonymous", PM_C_ANONYMOUS),
+    KEY("KSM", PM_C_KSM),
+    KEY("LazyFree", PM_C_LAZY_FREE),
+    KEY("AnonHugePages", PM_C_ANON_HUGE_PAGES),
+    KEY("ShmemPmdMapped", PM_C_SHMEM_PMD_MAPPED),
+    KEY("FilePmdMapped", PM_C_FILE_PMD_MAPPED),
+    KEY("Shared_Hugetlb", PM_C_SHARED_HUGETLB),
+    KEY("Private_Hugetlb", PM_C_PRIVATE_HUGETLB),
+    KEY("Swap", PM_C_SWAP),
+    KEY("SwapPss", PM_C_SWAP_PSS),
+    KEY("Locked", PM_C_LOCKED),
 };
 
 struct reader {
@@ -126,16 +130,14 @@ struct reader {
     struct pm__record rec;
     size_t cursor; /* second pass: next mapping of the first not yet met */
     size_t met;
-    size_t next_key;        /* smaps prints its lines in one order: where the next one may be */
-    size_t strings;         /* end of the string pool when the reading began */
-    size_t want_mappings;   /* what there was no room for is counted, */
-    size_t want_strings;    /* so that there is room for all of it the next time */
-    int64_t rss;            /* of all entries, ours too */
+    size_t next_key; /* smaps prints its lines in one order: where the next one may be */
+    size_t strings;  /* end of the string pool when the reading began */
+    int64_t rss;     /* of all entries, ours too */
 };
 
 static bool is_key(size_t i, const char *s, size_t len)
 {
-    return strlen(keys[i].key) == len && memcmp(keys[i].key, s, len) == 0;
+    return keys[i].len == len && memcmp(keys[i].key, s, len) == 0;
 }
 
 static size_t find_key(struct reader *r, const char *s, size_t len)
@@ -170,28 +172,18 @@ static bool parse_counter(struct reader *r, const char *line, size_t len)
     return true;
 }
 
-/* A full pool is not the end of the reading: it tells how large a pool is needed. */
-static void add_string(struct reader *r, const char *s, size_t len, uint32_t *at, uint32_t *at_len)
-{
-    struct pm__capture *c = r->c;
-    *at = (uint32_t)c->n_strings;
-    *at_len = (uint32_t)len;
-    if (r->want_strings || len > c->room.strings - c->n_strings) {
-        r->want_strings += len;
-        return;
-    }
-    memcpy(c->strings + c->n_strings, s, len);
-    c->n_strings += len;
-}
-
-static void keep_extra(struct reader *r, const char *line, size_t len)
+static int keep_extra(struct reader *r, const char *line, size_t len)
 {
     uint32_t at, n;
-    add_string(r, line, len, &at, &n);
-    add_string(r, "\n", 1, &(uint32_t){0}, &(uint32_t){0});
+    int rc = pm__add_string(r->c, line, len, &at, &n);
+    if (rc == 0)
+        rc = pm__add_string(r->c, "\n", 1, &(uint32_t){0}, &(uint32_t){0});
+    if (rc < 0)
+        return rc;
     if (r->rec.m.extra_len == 0)
         r->rec.m.extra = at;
     r->rec.m.extra_len += n + 1;
+    return 0;
 }
 
 static bool name_is(const struct reader *r, const char *s)
@@ -228,8 +220,6 @@ static enum pm_kind first_guess(const struct reader *r)
 {
     const pm_mapping *m = &r->rec.m;
     int64_t page = r->rec.counters[PM_C_KERNEL_PAGE_SIZE];
-    if (r->want_strings)
-        return PM_KIND_UNKNOWN; /* there is no room for its flags: this reading is in vain */
     if (pm__has_vmflag(r->c, m, "ht") || (page > 0 && (uint64_t)page > r->c->header.page_size))
         return PM_KIND_HUGETLB;
     if (maps_device_memory(r->c, m))
@@ -290,13 +280,11 @@ static bool is_cut(const pm_mapping *piece, const pm_mapping *whole)
     return piece->start != whole->start || piece->end != whole->end;
 }
 
-static void append_piece(struct reader *r, const pm_mapping *piece)
+static int append_piece(struct reader *r, const pm_mapping *piece)
 {
     struct pm__capture *c = r->c;
-    if (r->want_mappings || c->n_mappings == c->room.mappings) {
-        r->want_mappings++;
-        return;
-    }
+    if (c->n_mappings == c->room.mappings)
+        return -ENOBUFS;
     bool cut = is_cut(piece, &r->rec.m);
     c->spans[c->n_mappings].cut = cut;
     if (c->counters) {
@@ -306,16 +294,19 @@ static void append_piece(struct reader *r, const pm_mapping *piece)
             memcpy(k->before, r->rec.counters, sizeof k->before);
     }
     c->mappings[c->n_mappings++] = *piece;
+    return 0;
 }
 
-static void append(struct reader *r)
+static int append(struct reader *r)
 {
+    int rc = 0;
     pm_mapping *m = &r->rec.m, piece;
     m->kind = (uint8_t)first_guess(r);
     m->index = pm__index_of_first(m, r->rec.name, r->c->header.page_size, &m->index_trust);
-    for (size_t i = 0; piece_of(r->c, m, i, &piece); i++)
+    for (size_t i = 0; rc == 0 && piece_of(r->c, m, i, &piece); i++)
         if (piece.start < piece.end)
-            append_piece(r, &piece);
+            rc = append_piece(r, &piece);
+    return rc;
 }
 
 static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
@@ -364,16 +355,16 @@ static int finish(struct reader *r)
     r->met++;
     r->rss += r->rec.counters[PM_C_RSS] > 0 ? r->rec.counters[PM_C_RSS] : 0;
     pm_mapping *m = &r->rec.m;
-    add_string(r, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
-    if (r->want_strings || r->want_mappings)
-        r->want_mappings++; /* only counted from here on */
-    else if (r->pass == PM__BEFORE && !is_hidden(r))
-        append(r);
+    int rc = pm__add_string(r->c, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
+    if (rc < 0)
+        return rc;
+    if (r->pass == PM__BEFORE && !is_hidden(r))
+        rc = append(r);
     else if (r->pass == PM__AFTER && !is_hidden(r))
         compare(r);
     if (r->pass == PM__AFTER)
         r->c->n_strings = r->strings; /* names and flags of the second reading are not kept */
-    return pm__tick(r->c, 0);
+    return rc < 0 ? rc : pm__tick(r->c, 0);
 }
 
 static int begin(struct reader *r, const char *line, size_t len)
@@ -389,10 +380,9 @@ static int begin(struct reader *r, const char *line, size_t len)
     r->rec.open = true;
     r->rec.vmflags_len = 0;
     r->next_key = 0;
-    add_string(r, name, m->name_len, &m->name, &m->name_len);
-    r->rec.name = r->want_strings ? "" : r->c->strings + m->name;
-    m->name_len = r->want_strings ? 0 : m->name_len;
-    return 0;
+    int rc = pm__add_string(r->c, name, m->name_len, &m->name, &m->name_len);
+    r->rec.name = r->c->strings + m->name;
+    return rc;
 }
 
 static int on_line(void *arg, const char *line, size_t len)
@@ -412,9 +402,9 @@ static int on_line(void *arg, const char *line, size_t len)
         memcpy(r->rec.vmflags, line + 9, len - 9);
         return 0;
     }
-    if (!parse_counter(r, line, len) && r->pass == PM__BEFORE)
-        keep_extra(r, line, len);
-    return 0;
+    if (parse_counter(r, line, len))
+        return 0;
+    return r->pass == PM__BEFORE ? keep_extra(r, line, len) : 0;
 }
 
 static int find_rss(void *arg, const char *line, size_t len)
@@ -443,14 +433,41 @@ static void check_total(struct reader *r)
     c->header.missed_pages += (uint64_t)((apart + page - 1) / page);
 }
 
-/* Room for all that was counted, and an eighth more: it may be growing. */
-static int make_room(struct reader *r)
+struct tally {
+    size_t lines, bytes;
+};
+
+static int count_line(void *arg, const char *line, size_t len)
 {
-    struct pm__room *room = &r->c->room;
-    if (r->want_strings)
-        room->strings += r->want_strings + room->strings / 8;
-    if (r->want_mappings)
-        room->mappings += r->want_mappings + room->mappings / 8;
+    struct tally *t = arg;
+    (void)line;
+    t->lines++;
+    t->bytes += len;
+    return 0;
+}
+
+#define VMFLAGS 64 /* bytes of a mapping's VmFlags, most of the time */
+
+/* There was too little room: maps, which costs a fifth of smaps, tells how much there has to be,
+ * and an eighth more, for it may be growing. */
+static int make_room(struct pm__capture *c)
+{
+    struct pm__room *room = &c->room;
+    struct tally t = {0};
+    int maps = c->io->open(c->io->ctx, c->dir, "maps", O_RDONLY);
+    if (maps >= 0) {
+        pm__each_line(c->io, maps, c->scratch, PM__SCRATCH, count_line, &t);
+        c->io->close(c->io->ctx, maps);
+    }
+    size_t mappings = t.lines + t.lines / 8 + c->request->n_extents;
+    size_t strings = t.bytes + t.bytes / 8 + mappings * VMFLAGS;
+    bool grows = mappings > room->mappings || strings > room->strings;
+    room->mappings = grows && mappings > room->mappings ? mappings : room->mappings;
+    room->strings = grows && strings > room->strings ? strings : room->strings;
+    if (!grows) { /* maps cannot be read, or it is something else that takes the room */
+        room->mappings *= 2;
+        room->strings *= 2;
+    }
     return -ENOBUFS;
 }
 
@@ -462,9 +479,9 @@ static int read_entries(struct reader *r, int fd, const char *name)
         rc = finish(r);
     if (rc == -ESRCH || (rc == 0 && r->met == 0))
         return pm__target_verify(c);
-    if (rc < 0)
-        return rc == -ECANCELED || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, name);
-    return r->want_strings || r->want_mappings ? make_room(r) : 0;
+    if (rc == -ENOBUFS)
+        return make_room(c);
+    return rc == 0 || rc == -ECANCELED || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, name);
 }
 
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
