@@ -171,6 +171,7 @@ _GONE = {
     10002: "is a zombie: it has exited and has no memory left",
     10003: "is a kernel thread: it has no memory of its own",
     10004: "kept replacing its program (exec) while it was captured",
+    10008: "has lost its main thread while others go on: the kernel shows no memory of it",
 }
 
 _DENIED = (
