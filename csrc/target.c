@@ -124,11 +124,19 @@ static bool has_exited(const struct life *life)
     return life->state == 'Z' || life->state == 'X' || life->state == 'x';
 }
 
-/* The main thread has ended, or is about to, and others have not: while the process exits,
- * while one of the others executes a program and becomes the process, or for good. */
+/* The main thread has ended and others have not: while the process exits, while one of the
+ * others executes a program and becomes the process, or for good. */
 static bool is_headless(const struct life *life)
 {
     return life->threads > 1 && (has_exited(life) || !life->has_memory);
+}
+
+/* On its way to become a zombie, or another program; a task that was just released has 0. */
+static bool is_passing(const struct life *life)
+{
+    if (life->flags & TASK_IS_KTHREAD)
+        return false;
+    return has_exited(life) ? life->threads != 1 : !life->has_memory;
 }
 
 static int refuse_memoryless(struct pm__capture *c, const struct life *life)
@@ -143,15 +151,15 @@ static int refuse_memoryless(struct pm__capture *c, const struct life *life)
     return 0;
 }
 
-#define HEADLESS_NAP_NS 1000000L
-#define HEADLESS_NAPS 200
+#define NAP_NS 1000000L
+#define NAPS 200
 
-/* Who has lost its main thread is given the time to become a zombie, or another program. */
+/* Given the time to become a zombie, or another program, before it is called anything. */
 static int await_head(struct pm__capture *c, struct life *life)
 {
-    const struct timespec nap = {.tv_nsec = HEADLESS_NAP_NS};
+    const struct timespec nap = {.tv_nsec = NAP_NS};
     int rc = read_life(c, life);
-    for (int i = 0; rc == 0 && is_headless(life) && i < HEADLESS_NAPS; i++) {
+    for (int i = 0; rc == 0 && is_passing(life) && i < NAPS; i++) {
         nanosleep(&nap, NULL);
         rc = read_life(c, life);
     }
@@ -231,7 +239,7 @@ int pm__target_verify(struct pm__capture *c)
 {
     struct life life;
     int rc = read_life(c, &life);
-    if (rc == 0 && is_headless(&life)) /* exec by another thread, or exit: the next try tells */
+    if (rc == 0 && is_passing(&life)) /* exec by another thread, or exit: the next try tells */
         return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");
     if (rc < 0 || (rc = refuse_memoryless(c, &life)) < 0)
         return rc == -PM_E_ZOMBIE ? pm__fail(c, PM_E_GONE, PM_AT_STAT, "") : rc;
