@@ -290,7 +290,8 @@ enum pm_code {
     PM_E_EXEC = 10004, /* replaced its program while it was captured */
     PM_E_FORMAT = 10005, /* a kernel file or a saved snapshot does not read as expected */
     PM_E_BUSY = 10006, /* kept growing faster than it could be captured */
-    PM_E_FOREIGN = 10007 /* the snapshots are of different page sizes */
+    PM_E_FOREIGN = 10007, /* the snapshots are of different page sizes */
+    PM_E_HEADLESS = 10008 /* its main thread has ended, others go on: /proc/PID has no memory */
 };
 
 typedef struct pm_error {

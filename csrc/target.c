@@ -11,11 +11,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What /proc/PID/stat and status say that decides whether there is memory to look at. */
 struct life {
-    uint64_t start_time, flags;
+    uint64_t start_time, flags, threads;
     char state;
     bool has_memory;
 };
@@ -76,6 +77,7 @@ static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct
     c->header.comm[n] = '\0';
     life->state = close[2];
     if (!parse_field(close + 2, end, 9 - 3, &life->flags) ||
+        !parse_field(close + 2, end, 20 - 3, &life->threads) ||
         !parse_field(close + 2, end, 22 - 3, &life->start_time))
         return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no start time");
     return 0;
@@ -118,9 +120,31 @@ static int read_life(struct pm__capture *c, struct life *life)
     return 0;
 }
 
+static bool has_exited(const struct life *life)
+{
+    return life->state == 'Z' || life->state == 'X' || life->state == 'x';
+}
+
+/* The main thread has ended and others have not: while the process exits, while one of the
+ * others executes a program and becomes the process, or for good. */
+static bool is_headless(const struct life *life)
+{
+    return life->threads > 1 && (has_exited(life) || !life->has_memory);
+}
+
+/* On its way to become a zombie, or another program; a task that was just released has 0. */
+static bool is_passing(const struct life *life)
+{
+    if (life->flags & TASK_IS_KTHREAD)
+        return false;
+    return has_exited(life) ? life->threads != 1 : !life->has_memory;
+}
+
 static int refuse_memoryless(struct pm__capture *c, const struct life *life)
 {
-    if (life->state == 'Z' || life->state == 'X' || life->state == 'x')
+    if (is_headless(life))
+        return pm__fail(c, PM_E_HEADLESS, PM_AT_STAT, "");
+    if (has_exited(life))
         return pm__fail(c, PM_E_ZOMBIE, PM_AT_STAT, "");
     if (!life->has_memory) /* on its way out, it has given its memory back already */
         return pm__fail(c, life->flags & TASK_IS_KTHREAD ? PM_E_KTHREAD : PM_E_GONE, PM_AT_STAT,
@@ -128,11 +152,26 @@ static int refuse_memoryless(struct pm__capture *c, const struct life *life)
     return 0;
 }
 
+#define NAP_NS 1000000L
+#define NAPS 200
+
+/* Given the time to become a zombie, or another program, before it is called anything. */
+static int await_head(struct pm__capture *c, struct life *life)
+{
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    int rc = read_life(c, life);
+    for (int i = 0; rc == 0 && is_passing(life) && i < NAPS; i++) {
+        nanosleep(&nap, NULL);
+        rc = read_life(c, life);
+    }
+    return rc < 0 ? rc : refuse_memoryless(c, life);
+}
+
 static int open_file(struct pm__capture *c, const char *name, enum pm_stage stage, int *out)
 {
     int fd = c->io->open(c->io->ctx, c->dir, name, O_RDONLY);
     if (fd == -ESRCH)
-        return pm__fail(c, PM_E_GONE, stage, "");
+        return pm__target_verify(c);
     if (fd < 0)
         return pm__fail(c, -fd, stage, name);
     *out = fd;
@@ -168,7 +207,7 @@ int pm__target_find(struct pm__capture *c)
 {
     struct life life;
     int rc = open_dir(c);
-    if (rc < 0 || (rc = read_life(c, &life)) < 0 || (rc = refuse_memoryless(c, &life)) < 0)
+    if (rc < 0 || (rc = await_head(c, &life)) < 0)
         return rc;
     c->header.start_time = life.start_time;
     return 0;
@@ -223,6 +262,8 @@ int pm__target_verify(struct pm__capture *c)
 {
     struct life life;
     int rc = read_life(c, &life);
+    if (rc == 0 && is_passing(&life)) /* exec by another thread, or exit: the next try tells */
+        return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");
     if (rc < 0 || (rc = refuse_memoryless(c, &life)) < 0)
         return rc == -PM_E_ZOMBIE ? pm__fail(c, PM_E_GONE, PM_AT_STAT, "") : rc;
     return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");

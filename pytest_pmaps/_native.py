@@ -165,6 +165,7 @@ _GONE = {
     10002: "is a zombie: it has exited and has no memory left",
     10003: "is a kernel thread: it has no memory of its own",
     10004: "kept replacing its program (exec) while it was captured",
+    10008: "has lost its main thread while others go on: the kernel shows no memory of it",
 }
 
 _DENIED = (
@@ -294,11 +295,24 @@ def _counters(values: Any) -> dict[str, int]:
     return {name: value for name, value in zip(COUNTERS, values, strict=True) if value >= 0}
 
 
+def _free_cell(cell: Any) -> None:
+    if cell[0]:
+        lib.pm_free(cell[0])
+
+
+def _cell() -> Any:
+    """Where the engine puts a snapshot.  Freed from the moment it is there: a signal handler that
+    raises runs before the next line does.
+    """
+    return ffi.gc(ffi.new("pm_snapshot **"), _free_cell)
+
+
 class Columns:
     """One snapshot in the engine's memory."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = ffi.gc(handle, lib.pm_free)
+    def __init__(self, cell: Any) -> None:
+        self._cell = cell  # frees it
+        self._handle = cell[0]
         self._header = lib.pm_get_header(self._handle)
         self._columns = ffi.new("pm_columns *")
         lib.pm_get_columns(self._handle, self._columns)
@@ -311,7 +325,7 @@ class Columns:
         __tracebackhide__ = True
         require_engine()
         _check_proc(request.pid)
-        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        out, err = _cell(), ffi.new("pm_error *")
         ticker = _Ticker(request.tick) if request.tick else None
         asked, kept = _request(request, ticker)
         code = lib.pm_capture(asked, out, err)
@@ -321,7 +335,7 @@ class Columns:
         if code < 0:
             detail = ffi.string(err.detail).decode()
             _raise_capture(request.pid, err.code, err.stage, detail)
-        return cls(out[0])
+        return cls(out)
 
     @classmethod
     def build(cls, plain: PlainSnapshot) -> Columns:
@@ -526,8 +540,8 @@ class Columns:
         return wide | {name: self._buffer(name, "I") for name in names}
 
     def _buffer(self, name: str, code: Literal["Q", "I"]) -> memoryview:
-        handle = self._handle  # held by the destructor below, which has nothing else to do
-        pointer = ffi.gc(getattr(self._columns, name), lambda _, handle=handle: None)
+        cell = self._cell  # held by the destructor below, which has nothing else to do
+        pointer = ffi.gc(getattr(self._columns, name), lambda _, cell=cell: None)
         size = self.n_ranges * (8 if code == "Q" else 4)
         whole: memoryview = memoryview(ffi.buffer(pointer, size))
         return whole.toreadonly().cast(code)
@@ -716,10 +730,10 @@ class _Builder:
         columns.n_mappings, columns.n_objects = len(plain.mappings), len(plain.objects)
         columns.n_parts, columns.n_ranges = len(keep["parts"]), len(ranges)
         columns.n_strings = len(self.strings)
-        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        out, err = _cell(), ffi.new("pm_error *")
         if lib.pm_build(self._header(), columns, out, err) < 0:
             _raise_build(err)
-        return out[0]
+        return out
 
     def _parts(self) -> Iterator[dict[str, int]]:
         for i, o in enumerate(self.plain.objects):

@@ -88,7 +88,8 @@ def snapshot(
     Capturing our own process does not show in the result: the engine works in memory of its
     own, which is left out.
 
-    Raises ProcessGone (also for zombies and kernel threads, which have no memory),
+    Raises ProcessGone (also for zombies and kernel threads, which have no memory, and for a
+    process whose main thread has ended, of which the kernel shows none),
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target,
     NoSuchMapping where ``select`` matches nothing, ValueError for other options that make no
     sense.
