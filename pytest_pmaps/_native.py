@@ -413,6 +413,11 @@ class Columns:
         return int(self._header.missed_pages)
 
     @property
+    def faults(self) -> int:
+        """Page faults of the target while it was captured, those of capturing left out."""
+        return int(self._header.faults)
+
+    @property
     def depth(self) -> Depth:
         """How deep the capture looked."""
         return Depth(self._header.depth)
@@ -613,6 +618,7 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            faults=self.faults,
             depth=self.depth,
             partial=self.partial,
             next_address=self.next_address,
@@ -714,12 +720,13 @@ class _Builder:
             "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
-        for m, to, counters in zip(
-            plain.mappings, keep["mappings"], keep["counters"], strict=True
-        ):
+        for m, to, counters in zip(plain.mappings, keep["mappings"], keep["counters"], strict=True):
             self._fill_mapping(m, to, first)
             for i, name in enumerate(COUNTERS):
-                counters.before[i], counters.after[i] = m.before.get(name, -1), m.after.get(name, -1)
+                counters.before[i], counters.after[i] = (
+                    m.before.get(name, -1),
+                    m.after.get(name, -1),
+                )
             first += len(m.ranges)
         first = 0
         for o, to in zip(plain.objects, keep["objects"], strict=True):
@@ -757,6 +764,7 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "faults": p.faults,
                 "depth": p.depth,
                 "partial": p.partial,
                 "next": p.next_address,

@@ -240,8 +240,11 @@ class Snapshot(Counted):
             reasons.append(
                 f"memory moved while it was captured: the total is {c.missed_pages} pages off"
             )
+        if c.faults:
+            reasons.append(f"{c.faults} page faults happened while it was captured")
         moved = (
             c.raced_pages
+            or c.faults
             or c.appeared
             or c.missed_pages
             or any(t & (_CHANGED | _RACED) for t in troubles)
