@@ -36,6 +36,7 @@ __all__ = [
     "Request",
     "Tick",
     "Window",
+    "buffer_span",
     "cpu_time",
     "migrated",
     "probe",
@@ -227,6 +228,20 @@ def probe() -> dict[str, int]:
     return dict(zip((*names, *more), host.probe, strict=True))
 
 
+# ---- objects
+
+
+def buffer_span(given: object) -> tuple[int, int]:
+    """Address and length in bytes of a contiguous buffer; none of its bytes is looked at.
+
+    Raises TypeError for what is no buffer; BufferError or ValueError, as its maker likes, for one
+    that is strided, or has no memory any more.
+    """
+    require_engine()
+    with ffi.from_buffer(given) as data:
+        return int(ffi.cast("uintptr_t", data)), len(data)
+
+
 # ---- asking
 
 
@@ -391,6 +406,11 @@ class Columns:
     def complete(self) -> bool:
         """Whether all of it was read."""
         return bool(self._header.complete)
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some addresses were asked for, or reached."""
+        return bool(self._header.partial)
 
     @property
     def self_capture(self) -> bool:

@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "selector",
         nargs="?",
         metavar="SELECTOR",
-        help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob",
+        help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob; "
+        "or only these addresses: START-END as in maps, 0xADDRESS+LENGTH",
     )
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was captured, as JSON")
@@ -248,11 +249,19 @@ def _shown(snapshot: Snapshot, args: argparse.Namespace) -> Iterator[str]:
     if args.json:
         yield from _json(snapshot, args.selector)
         return
-    chosen: Counted = snapshot.select(args.selector) if args.selector else snapshot
+    chosen: Counted = _selected(snapshot, args.selector) if args.selector else snapshot
     if args.summary:
         yield from summary_table(chosen, shutil.get_terminal_size().columns)
     else:
         yield from rfc_lines(chosen)
+
+
+def _selected(snapshot: Snapshot, selector: str) -> Counted:
+    """Mappings by name, or addresses; a file may be called as addresses are written."""
+    from .extents import parse_addresses
+
+    addresses = None if selector in snapshot else parse_addresses(selector)
+    return snapshot.select(selector) if addresses is None else snapshot.of(addresses)
 
 
 def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
@@ -260,7 +269,7 @@ def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
 
     plain = snapshot.to_plain()
     if selector is not None:
-        chosen = {w.mapping for w in snapshot.select(selector).windows}
+        chosen = {w.mapping for w in _selected(snapshot, selector).windows}
         plain.mappings = [m for i, m in enumerate(plain.mappings) if i in chosen]
     yield jsonfile.dump(plain).rstrip("\n")
 
