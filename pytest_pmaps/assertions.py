@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ._native import Window
 from .counts import Count, parse_amount
 from .delta import New, check_same_process
-from .errors import FootprintError, NoSuchMapping, Undetermined, undetermined
+from .errors import FootprintError, NoSuchMapping, undetermined
 from .metrics import Counted
 from .model import Depth, Fact
 from .select import Selector
@@ -239,11 +239,10 @@ def _hint(selection: Counted, metric: str, new: New | None) -> str:
         return ""
     found = []
     for name, part in selection.parts().items():
-        try:
-            if part.dirty > 0:
-                found.append(f"{name} {part.dirty.bounds[0]}")
-        except Undetermined:
-            found.append(f"{name} ?")
+        # Looked at, not compared: what is open here must not hide the failure.
+        lo, hi = part.dirty.bounds
+        if hi != 0:
+            found.append(f"{name} {lo or '?'}")
     return f" ({', '.join(found)}; the loader writes some: name a part, or since=)" if found else ""
 
 
@@ -266,5 +265,5 @@ def _edge_hint(
 
 
 def _most(count: Count) -> int | None:
-    """Bytes at most.  Looked at, not compared: what is open here must not hide the failure."""
+    """Bytes at most; looked at for the same reason."""
     return count.bytes.bounds[1]
