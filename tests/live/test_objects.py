@@ -28,6 +28,7 @@ from pytest_pmaps import (
     Snapshot,
     assert_no_dirty,
     assert_unchanged,
+    diff,
     dumps,
     load,
     loads,
@@ -364,6 +365,36 @@ def test_an_object_means_nothing_in_another_program(other: Snapshot):
             other.of(given)
     with pytest.raises(ValueError, match=r"give \(address, length\)$"):
         loads(dumps(other)).of(b"x")
+
+
+def test_not_even_under_our_pid(other: Snapshot):
+    """A pid is given again; with its start time it is a process's name."""
+    plain = other.to_plain()
+    plain.pid = os.getpid()
+    with pytest.raises(ValueError, match="means nothing in process"):
+        Snapshot.from_plain(plain).of(memory(4))
+
+
+def test_changes_between_programs_are_asked_by_address(other: Snapshot):
+    """On either side of the comparison."""
+    ours = snapshot()
+    for change in (diff(ours, other), diff(other, ours)):
+        with pytest.raises(ValueError, match=f"means nothing in process {other.pid}"):
+            change.of(b"x")
+
+
+@pytest.mark.parametrize("lost", ["[vdso]", "[stack]", "ld"])
+def test_a_fork_has_every_landmark(lost: str):
+    """What a map does not show is no evidence."""
+    data = memory(4)
+    plain = snapshot().to_plain()
+    plain.pid = 0
+    assert Snapshot.from_plain(plain).of(data).size == 4
+    kept = [m for m in plain.mappings if lost not in m.name.rpartition("/")[2].partition("-")[0]]
+    assert len(kept) < len(plain.mappings)
+    plain.mappings = kept
+    with pytest.raises(ValueError, match="in the saved map's process: it is no fork of this one"):
+        Snapshot.from_plain(plain).of(data)
 
 
 def test_addresses_mean_something_in_all(other: Snapshot):

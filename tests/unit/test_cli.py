@@ -58,9 +58,10 @@ def test_show_addresses(capsys: Capture, pid: int):
     stack = next(line for line in maps(pid) if line.endswith("[stack]"))
     span = stack.split()[0]
     start, end = (int(address, 16) for address in span.split("-"))
-    text = shown(capsys, "show", pid, span)
-    assert text == shown(capsys, "show", pid, "[stack]")
-    assert text == shown(capsys, "show", pid, f"{start:#x}+{end - start}")
+    pages = (stack, int(snapshot(pid)["[stack]"].rss))
+    for selector in (span, f"{start:#x}+{end - start}", f"{start:#x}+{(end - start) // 1024}KiB"):
+        head, *ranges = shown(capsys, "show", pid, selector).splitlines()
+        assert (head, sum(int(line.split("\t")[1]) for line in ranges)) == pages
     line, last = shown(capsys, "show", pid, f"{end - 1:#x}+1").splitlines()
     assert (line, last.split("\t")[1]) == (stack, "1")
     assert shown(capsys, "show", "--summary", pid, span).count("[stack]") == 1
