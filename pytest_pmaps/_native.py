@@ -408,11 +408,6 @@ class Columns:
         return bool(self._header.complete)
 
     @property
-    def partial(self) -> bool:
-        """Whether only some addresses were asked for, or reached."""
-        return bool(self._header.partial)
-
-    @property
     def self_capture(self) -> bool:
         """Whether the process captured itself."""
         return bool(self._header.self)
@@ -461,6 +456,21 @@ class Columns:
     def mappings(self) -> tuple[MappingInfo, ...]:
         """All mappings in address order."""
         return tuple(self._mapping(i) for i in range(len(self)))
+
+    def mapping(self, i: int) -> MappingInfo:
+        """One of them, without making the others."""
+        made: tuple[MappingInfo, ...] | None = self.__dict__.get("mappings")
+        return made[i] if made else self._mapping(i)
+
+    def windows(self, start: int, end: int) -> Iterator[Window]:
+        """What of the mappings lies at these addresses, in their order."""
+        m = self._columns.mappings
+        first = bisect_right(range(len(self)), start, key=lambda i: m[i].start)
+        for i in range(max(0, first - 1), len(self)):
+            if m[i].start >= end:
+                return
+            if m[i].end > start:
+                yield Window(i, max(start, m[i].start), min(end, m[i].end))
 
     @cached_property
     def objects(self) -> tuple[ObjectInfo, ...]:
@@ -525,7 +535,7 @@ class Columns:
 
     def ranges(self, window: Window) -> Iterator[PageRange]:
         """The page ranges in a window, made one by one; those at its edges are cut to it."""
-        m, c = self.mappings[window.mapping], self._columns
+        m, c = self.mapping(window.mapping), self._columns
         first, stop = window.start // self.page_size, window.end // self.page_size
         behind = m.first_range + m.n_ranges
         # The range in front of the one that begins there may reach into the window.

@@ -9,9 +9,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from .errors import PmapsError
+from .errors import NoSuchMapping, PmapsError
+from .extents import parse_addresses
 from .metrics import Counted
 from .select import printable
 from .snapshots import Snapshot
@@ -227,13 +229,20 @@ def _target(args: argparse.Namespace) -> Snapshot:
         from .capture import pid_of, snapshot
 
         with _Bar() as bar:
-            return snapshot(
+            take = partial(
+                snapshot,
                 pid_of(int(text)),
                 depth=args.depth,
                 counters=not args.no_counters,
-                select=args.selector,
                 progress=bar,
             )
+            try:
+                return take(select=args.selector)
+            except NoSuchMapping:
+                addresses = parse_addresses(args.selector)
+                if addresses is None:
+                    raise
+                return take(window=(addresses[0], sum(addresses)))
     if args.depth != "full" or args.no_counters:
         raise PmapsError("--depth and --no-counters are for running processes")
     if not Path(text).exists():
@@ -258,8 +267,6 @@ def _shown(snapshot: Snapshot, args: argparse.Namespace) -> Iterator[str]:
 
 def _selected(snapshot: Snapshot, selector: str) -> Counted:
     """Mappings by name, or addresses; a file may be called as addresses are written."""
-    from .extents import parse_addresses
-
     addresses = None if selector in snapshot else parse_addresses(selector)
     return snapshot.select(selector) if addresses is None else snapshot.of(addresses)
 

@@ -10,11 +10,10 @@ import operator
 import os
 import re
 import struct
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ._native import Columns, MappingInfo, buffer_span
+from ._native import Columns, Window, buffer_span
 from .counts import format_bytes, parse_amount
 from .errors import FormatError
 
@@ -26,7 +25,6 @@ __all__ = [
     "check_same_memory",
     "edges_of",
     "extent_of",
-    "overlapping",
     "parse_addresses",
     "whole_pages",
 ]
@@ -271,12 +269,12 @@ def check_same_memory(extent: Extent, columns: Columns) -> None:
     if not extent.ours or _is_this_process(columns):
         return
     who = f"process {columns.pid}" if columns.pid else "the saved map's process"
-    why = _not_a_copy(columns.mappings)
+    why = _not_a_copy(columns)
     if why:
         raise ValueError(
             f"an object of this process means nothing in {who}: {why}; {_GIVE_ADDRESS}"
         )
-    for ours, theirs in _overlaps(extent, columns.mappings):
+    for ours, theirs in _overlaps(extent, columns):
         if ours != theirs:
             raise ValueError(f"{who} maps other memory at {extent.name}; {_GIVE_ADDRESS}")
 
@@ -288,7 +286,7 @@ def _is_this_process(columns: Columns) -> bool:
         return columns.start_time == int(file.read().rpartition(b")")[2].split()[19])
 
 
-def _not_a_copy(mappings: Sequence[MappingInfo]) -> str:
+def _not_a_copy(columns: Columns) -> str:
     """Why a map is not known to be of a process that shares its exec with us; "" if it is."""
     with open("/proc/sys/kernel/randomize_va_space", "rb") as file:
         random = file.read().strip() != b"0"
@@ -298,26 +296,33 @@ def _not_a_copy(mappings: Sequence[MappingInfo]) -> str:
         return "addresses are not randomised here, so that no fork can be told from another program"
     with open("/proc/self/auxv", "rb") as file:
         aux = dict(struct.iter_unpack("@LL", file.read()))
-    starts = {m.start: m.name for m in mappings}
     vdso, loader, stack = (aux.get(at, 0) for at in (_AT_SYSINFO_EHDR, _AT_BASE, _AT_RANDOM))
     same = (
-        (not vdso or starts.get(vdso) == "[vdso]")
-        and (not loader or loader in starts)
-        and any(m.start <= stack < m.end and m.name == "[stack]" for m in mappings)
+        (not vdso or _begins(columns, vdso) == "[vdso]")
+        and (not loader or _begins(columns, loader) is not None)
+        and any(columns.mapping(w.mapping).name == "[stack]" for w in _at(columns, stack))
     )
     return "" if same else "it is no fork of this one, or its map does not show it"
+
+
+def _at(columns: Columns, address: int) -> Iterator[Window]:
+    return columns.windows(address, address + 1)
+
+
+def _begins(columns: Columns, address: int) -> str | None:
+    """The name of the mapping that begins there."""
+    found = (columns.mapping(w.mapping) for w in _at(columns, address))
+    return next((m.name for m in found if m.start == address), None)
 
 
 #: What says that two mappings are of the same memory.
 _Identity: TypeAlias = tuple[bool, tuple[int, int], int, int]
 
 
-def _overlaps(
-    extent: Extent, mappings: Sequence[MappingInfo]
-) -> Iterator[tuple[_Identity, _Identity]]:
+def _overlaps(extent: Extent, columns: Columns) -> Iterator[tuple[_Identity, _Identity]]:
     """What this process has at the extent, beside what the other one has there."""
     for start, end, ours in _own_mappings(extent):
-        for _, m in overlapping(mappings, start, end):
+        for m in (columns.mapping(w.mapping) for w in columns.windows(start, end)):
             yield ours, _identity(m.perms, m.dev, m.inode, m.offset - m.start)
 
 
@@ -339,14 +344,3 @@ def _own_mappings(extent: Extent) -> Iterator[tuple[int, int, _Identity]]:
 def _identity(perms: str, dev: tuple[int, int], inode: int, shift: int) -> _Identity:
     """Addresses of anonymous memory are its identity; the kernel counts no offset in it."""
     return perms.endswith("s"), dev, inode, shift if inode else 0
-
-
-def overlapping(
-    mappings: Sequence[MappingInfo], start: int, end: int
-) -> Iterable[tuple[int, MappingInfo]]:
-    """The mappings that hold any of these addresses, with their numbers, in address order."""
-    number = max(0, bisect_right(mappings, start, key=lambda m: m.start) - 1)
-    while number < len(mappings) and mappings[number].start < end:
-        if mappings[number].end > start:
-            yield number, mappings[number]
-        number += 1

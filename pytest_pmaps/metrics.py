@@ -248,7 +248,7 @@ class Counted:
 
     @cached_property
     def _infos(self) -> tuple[MappingInfo, ...]:
-        return tuple(self._columns.mappings[w.mapping] for w in self.windows)
+        return tuple(self._columns.mapping(w.mapping) for w in self.windows)
 
     @cached_property
     def _whole(self) -> bool:

@@ -19,7 +19,6 @@ from .extents import (
     check_same_memory,
     edges_of,
     extent_of,
-    overlapping,
     whole_pages,
 )
 from .metrics import Counted
@@ -398,10 +397,9 @@ class Snapshot(Counted):
         """What is mapped of its pages, and which addresses are not."""
         __tracebackhide__ = True
         start, end = whole_pages(extent, self.page_size, edges)
-        windows = tuple(
-            Window(i, max(start, m.start), min(end, m.end))
-            for i, m in overlapping(self.columns.mappings, start, end)
-        )
+        # Totals are one mapping from end to end, which says nothing about what lies where.
+        listed = self.depth is not Depth.TOTALS
+        windows = tuple(self.columns.windows(start, end)) if listed else ()
         borders = [(start, start), *((w.start, w.end) for w in windows), (end, end)]
         gaps = [(a[1], b[0]) for a, b in pairwise(borders) if a[1] < b[0]]
         return Pages(self, extent, windows, edges), gaps
@@ -414,8 +412,10 @@ class Snapshot(Counted):
         )
 
     def _why_not(self, extent: Extent) -> str:
-        if self.columns.partial:
-            return ", which covers only some addresses"
+        if self.depth is Depth.TOTALS:
+            return f": {self._lists_less}"
+        if self.partial:
+            return f", or not captured: {self._lists_less}"
         if not self._gapless:
             return ": memory moved while it was captured"
         return ": captured before it was made, or after it was freed?" if extent.ours else ""
@@ -424,7 +424,8 @@ class Snapshot(Counted):
     def _gapless(self) -> bool:
         """Whether what is not listed was not there."""
         c = self.columns
-        return c.complete and not (c.partial or c.appeared or c.missed_pages)
+        everything = c.complete and not c.partial and self.depth is not Depth.TOTALS
+        return everything and not (c.appeared or c.missed_pages)
 
     @cached_property
     def _entries(self) -> tuple[Entry, ...]:

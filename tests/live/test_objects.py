@@ -215,6 +215,18 @@ def test_a_hole_is_named():
     assert libc.munmap(held, 8 * PAGE) == 0
 
 
+def test_only_the_object_is_captured():
+    """A window of its addresses is enough, and says nothing about what lies beside."""
+    data = memory(64)
+    data[9 * PAGE] = 1
+    at = address(data)
+    taken = snapshot(window=(at + 8 * PAGE, at + 16 * PAGE))
+    part = memoryview(data)[8 * PAGE : 16 * PAGE]
+    assert [r.address - at for r in taken.of(part).ranges(Fact.PRESENT)] == [9 * PAGE]
+    with pytest.raises(NoSuchMapping, match=r"or not captured: only some addresses were captured"):
+        taken.of(data)
+
+
 def libc_mmap(libc: ctypes.CDLL, at: int, size: int, fd: int = -1, flags: int = PRIVATE) -> int:
     """mmap(2), which can be told where."""
     call = libc.mmap

@@ -63,7 +63,7 @@ def test_show_addresses(capsys: Capture, pid: int):
         head, *ranges = shown(capsys, "show", pid, selector).splitlines()
         assert (head, sum(int(line.split("\t")[1]) for line in ranges)) == pages
     line, last = shown(capsys, "show", pid, f"{end - 1:#x}+1").splitlines()
-    assert (line, last.split("\t")[1]) == (stack, "1")
+    assert (line.split()[-1], last.split("\t")[1]) == ("[stack]", "1")
     assert shown(capsys, "show", "--summary", pid, span).count("[stack]") == 1
     assert [m.path for m in loads(shown(capsys, "show", "--json", pid, span)).mappings] == [
         "[stack]"

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_pmaps import (
     Count,
+    Depth,
     Edge,
     Fact,
     FootprintError,
@@ -270,6 +271,21 @@ def test_gaps_of_a_torn_map_prove_nothing(gap: dict[str, int]):
     assert diff(whole, snap((16, "rr"))).of((16 * PAGE, 3 * PAGE)).rss == 1
     with pytest.raises(NoSuchMapping, match="memory moved"):
         diff(whole, torn).of((16 * PAGE, 3 * PAGE))
+
+
+def test_what_was_not_captured_proves_nothing():
+    """Some addresses alone, or totals alone."""
+    some = snap((16, "rr"), partial=True)
+    assert some.of((16 * PAGE, 2 * PAGE)).rss == 2
+    with pytest.raises(NoSuchMapping, match=r"0x12000-0x13000 not mapped .*, or not captured: o"):
+        some.of((16 * PAGE, 3 * PAGE))
+    with pytest.raises(NoSuchMapping, match="or not captured"):
+        diff(snap((16, "rrr")), some).of((16 * PAGE, 3 * PAGE))
+    totals = snap((16, "...."), depth=Depth.TOTALS)
+    with pytest.raises(NoSuchMapping, match=r"not mapped in this snapshot: .* totals alone"):
+        totals.of((16 * PAGE, 3 * PAGE))
+    with pytest.raises(NoSuchMapping, match="totals alone"):
+        diff(snap((16, "rrr")), totals).of((16 * PAGE, 3 * PAGE))
 
 
 def test_edges_are_include_or_exclude():
