@@ -147,10 +147,9 @@ def idle(launcher: Launcher, workload: Workload) -> Iterator[Figure]:
         first, second = ours.columns(target.pid), ours.columns(target.pid)
         rss = host.rollup(target.pid) // first.page_size
     a, b = _private(first), _private(second)
-    differ = sum(count for _, count, *_ in a ^ b)
-    total = sum(count for _, count, *_ in b)
+    differ = max(_pages(a - b), _pages(b - a))
     what = f"idle, differing, {target.label}"
-    yield Figure("idle/pages", what, differ, "pages", f"of {total:,} private")
+    yield Figure("idle/pages", what, differ, "pages", f"of {_pages(b):,} private")
     pages = _counted(second, Fact.NORMAL)
     what = f"idle, off from Rss, {target.label}"
     yield Figure("idle/rss", what, abs(pages - rss), "pages", f"of {rss:,}")
@@ -162,6 +161,10 @@ def _private(columns: Columns) -> set[tuple[int, ...]]:
     buffers = columns.buffers()
     exclusive = 1 << Fact.EXCLUSIVE
     return {row for row in zip(*(buffers[n] for n in names), strict=True) if row[2] & exclusive}
+
+
+def _pages(ranges: set[tuple[int, ...]]) -> int:
+    return sum(count for _, count, *_ in ranges)
 
 
 def _counted(columns: Columns, fact: Fact) -> int:

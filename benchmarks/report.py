@@ -40,6 +40,15 @@ class Figure:
 
 
 @dataclass
+class Missing:
+    """A target or row without figures, or one contender of it, and why."""
+
+    what: str
+    why: str
+    who: str = ""
+
+
+@dataclass
 class Report:
     """A run of the benchmarks.  ``quick`` figures are never judged: sizes are too small."""
 
@@ -48,8 +57,8 @@ class Report:
     rounds: int
     speeds: list[Speed] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    missing: list[tuple[str, str]] = field(default_factory=list)  # what, and why
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    failed: list[Missing] = field(default_factory=list)
 
     def met(self, goal: Goal | None, value: float | None) -> bool | None:
         """Whether a goal is met; None where there is none, or it cannot be judged."""
@@ -68,8 +77,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "speed": [s for speed in report.speeds for s in _samples(report, speed)],
         "comparisons": [c for speed in report.speeds for c in _comparisons(report, speed)],
         "figures": [_figure(report, f) for f in report.figures],
-        "missing": [{"what": what, "why": why} for what, why in report.missing],
-        "failed": [{"what": what, "why": why} for what, why in report.failed],
+        "missing": [asdict(one) for one in report.missing],
+        "failed": [asdict(one) for one in report.failed],
     }
 
 
@@ -142,7 +151,7 @@ def _head(report: Report) -> str:
     words = (
         f"Linux {env['kernel']} {env['machine']}, {env['cpus']} CPUs, {env['memory_gib']} GiB, "
         f"Python {env['python']}, {'root' if env['root'] else 'not root'}, {seen}; "
-        f"{report.rounds} rounds"
+        f"rounds: {report.rounds}"
     )
     if env["moving"]:
         words += f"; moving meanwhile: {', '.join(map(str, _sequence(env['moving'])))}"
@@ -211,8 +220,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def _lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"{what}: {why}" for what, why in pairs]
+def _lines(missing: Iterable[Missing]) -> list[str]:
+    """A contender that is missing everywhere is told once."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for one in missing:
+        who = _OTHERS.get(one.who, one.who)
+        lines.setdefault((one.why, who), []).append(one.what)
+    return [
+        f"{who}, of {len(what)} targets: {why}" if who else f"{', '.join(what)}: {why}"
+        for (why, who), what in lines.items()
+    ]
 
 
 def _list(title: str, items: Sequence[str]) -> list[str]:

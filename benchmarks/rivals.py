@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from host import Unavailable, build
 
@@ -31,10 +30,8 @@ COMPILED = {
 class Compiled:
     """rivals.c, looking at one process; it answers by name."""
 
-    def __init__(self, program: Path, pid: int) -> None:
-        self._process = subprocess.Popen(
-            [program, str(pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
         self.calls: dict[str, int] = {}
         self._expect()
 
@@ -54,17 +51,17 @@ class Compiled:
         self.calls[name] = int(calls)
         return int(ns)
 
-    def __enter__(self) -> Compiled:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+class NotCompiled(Compiled):
+    """Where there is no compiler."""
+
+    def __init__(self, why: Unavailable) -> None:
+        self._why = why
+        self.calls = {}
+
+    def run(self, name: str) -> int:
+        """Never."""
+        raise self._why
 
 
 class Rivals:
@@ -77,10 +74,15 @@ class Rivals:
     @contextmanager
     def of(self, pid: int) -> Iterator[Compiled]:
         """rivals.c, looking at a process."""
-        if self._program is None:
-            self._program = build("rivals", self._folder)
-        with Compiled(self._program, pid) as compiled:
-            yield compiled
+        try:
+            self._program = self._program or build("rivals", self._folder)
+        except Unavailable as exc:
+            yield NotCompiled(exc)
+            return
+        with subprocess.Popen(
+            [self._program, str(pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:  # leaving closes the pipes, whereupon it ends, and waits
+            yield Compiled(process)
 
 
 # ---- in Python

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ import speed
 import suite
 from host import Unavailable
 from pytest_pmaps import PmapsError
-from report import Figure, Report, as_json, as_markdown
+from report import Figure, Missing, Report, as_json, as_markdown
 from rivals import Rivals
 from targets import Launcher, Workload, workloads
 
@@ -45,12 +46,21 @@ class Benchmarks:
             **{name: self._figures_row(name, make) for name, make in self._others().items()},
         }
 
-    def run(self, name: str) -> None:
-        """Measure one row; what went wrong goes into the report too."""
+    def run(self, names: list[str]) -> None:
+        """Measure rows, until interrupted; what went wrong goes into the report too."""
+        try:
+            for name in names:
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                self._try(name)
+        except KeyboardInterrupt:
+            left = ", ".join(names[names.index(name) :])
+            self.report.failed.append(Missing(left, "interrupted"))
+
+    def _try(self, name: str) -> None:
         try:
             self.rows[name]()
         except (PmapsError, RuntimeError, OSError) as exc:
-            self.report.failed.append((name, f"{type(exc).__name__}: {exc}"))
+            self.report.failed.append(Missing(name, f"{type(exc).__name__}: {exc}"))
 
     def _speed_row(self, workload: Workload) -> Callable[[], None]:
         def run() -> None:
@@ -58,12 +68,11 @@ class Benchmarks:
             try:
                 one = speed.measure(workload, self._launcher, self._rivals, report.rounds)
             except Unavailable as exc:
-                report.missing.append((workload.label, str(exc)))
+                report.missing.append(Missing(workload.label, str(exc)))
                 return
             report.speeds.append(one)
-            report.missing += [
-                (f"{one.label}, {who}", why) for who, why in one.times.missing.items()
-            ]
+            for who, why in one.times.missing.items():
+                report.missing.append(Missing(one.label, why, who))
 
         return run
 
@@ -72,7 +81,7 @@ class Benchmarks:
             try:
                 self.report.figures += make()
             except Unavailable as exc:
-                self.report.missing.append((name, str(exc)))
+                self.report.missing.append(Missing(name, str(exc)))
 
         return run
 
@@ -106,10 +115,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number of rounds: {text}")
+    return int(text)
 
 
 def _chosen(rows: Iterable[str], only: list[str] | None) -> Iterator[str]:
@@ -122,6 +130,7 @@ def _chosen(rows: Iterable[str], only: list[str] | None) -> Iterator[str]:
 
 def main() -> int:
     """Measure, and print."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind
     arguments = _arguments()
     rounds = arguments.rounds or (1 if arguments.quick else 9)
     with tempfile.TemporaryDirectory(prefix="pmaps-bench-") as folder:
@@ -129,9 +138,7 @@ def main() -> int:
         if arguments.list:
             print(*benchmarks.rows, sep="\n")
             return 0
-        for name in list(_chosen(benchmarks.rows, arguments.only)):
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            benchmarks.run(name)
+        benchmarks.run(list(_chosen(benchmarks.rows, arguments.only)))
     report = benchmarks.report
     tables = as_markdown(report)
     print(tables, end="")
@@ -143,4 +150,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PmapsError as exc:  # nothing to measure: no engine, or no /proc
+        sys.exit(str(exc))
