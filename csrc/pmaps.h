@@ -164,10 +164,14 @@ typedef struct pm_mapping {
     uint32_t raced_pages; /* pages of it that changed during the capture */
     uint32_t drifted_pages; /* pages whose sharing others changed during the capture */
     uint16_t evidence[PM_N_FACTS]; /* mask of 1 << pm_source, per fact */
-    int64_t before[PM_N_COUNTERS]; /* counters read before the pages ... */
-    int64_t after[PM_N_COUNTERS]; /* ... and after them */
     uint64_t dirty_lo, dirty_hi; /* dirty pages of the whole mapping, as counters bound them */
 } pm_mapping;
+
+/* The counters of one mapping, as pm_counter tells; read once they are twice the same. */
+typedef struct pm_counters {
+    int64_t before[PM_N_COUNTERS]; /* read before the pages ... */
+    int64_t after[PM_N_COUNTERS]; /* ... and after them */
+} pm_counters;
 
 /* A mapped file whose ELF program headers were asked for. */
 enum pm_elf_status {
@@ -220,6 +224,7 @@ typedef struct pm_snapshot pm_snapshot;
 /* All pointers are into the snapshot and live as long as it does. */
 typedef struct pm_columns {
     const pm_mapping *mappings;
+    const pm_counters *counters; /* of each mapping; NULL where none were read */
     const pm_object *objects;
     const pm_part *parts;
     const char *strings;
@@ -246,7 +251,7 @@ typedef struct pm_extent {
 typedef struct pm_request {
     int64_t pid; /* 0: this process */
     int32_t depth; /* pm_depth */
-    int32_t counters; /* PM_FULL: 0 leaves smaps and numa_maps, which hold up the target, alone */
+    int32_t counters; /* 0 leaves smaps and numa_maps, which hold up the target, alone */
     const pm_extent *extents; /* only these addresses, ascending and apart; none: all */
     size_t n_extents;
     uint64_t max_pages; /* stop after so many pages, and say in `next` where; 0: no limit */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * smaps.c - /proc/PID/smaps: the mappings and the kernel's counters of each.
+ * smaps.c - /proc/PID/smaps: the mappings and the kernel's counters of each; or
+ * /proc/PID/maps, the same without counters.
  *
  * It is read twice, before and after the pages.  The first reading makes the
  * list of mappings, the second is held against it.
@@ -125,13 +126,29 @@ struct reader {
     struct pm__record rec;
     size_t cursor; /* second pass: next mapping of the first not yet met */
     size_t met;
-    size_t strings; /* end of the string pool when the reading began */
-    int64_t rss;    /* of all entries, ours too */
+    size_t next_key;        /* smaps prints its lines in one order: where the next one may be */
+    size_t strings;         /* end of the string pool when the reading began */
+    size_t want_mappings;   /* what there was no room for is counted, */
+    size_t want_strings;    /* so that there is room for all of it the next time */
+    int64_t rss;            /* of all entries, ours too */
 };
 
-static int64_t *counters_of(struct reader *r)
+static bool is_key(size_t i, const char *s, size_t len)
 {
-    return r->pass == PM__BEFORE ? r->rec.m.before : r->rec.m.after;
+    return strlen(keys[i].key) == len && memcmp(keys[i].key, s, len) == 0;
+}
+
+static size_t find_key(struct reader *r, const char *s, size_t len)
+{
+    size_t n = sizeof keys / sizeof *keys;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = (r->next_key + k) % n;
+        if (is_key(i, s, len)) {
+            r->next_key = i + 1;
+            return i;
+        }
+    }
+    return n;
 }
 
 /* Key:   123 kB.  Returns false for a line this version does not know. */
@@ -141,33 +158,40 @@ static bool parse_counter(struct reader *r, const char *line, size_t len)
     uint64_t v;
     if (!colon)
         return false;
-    size_t key = (size_t)(colon - line);
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (strlen(keys[i].key) != key || memcmp(keys[i].key, line, key) != 0)
-            continue;
-        const char *p = colon + 1;
-        while (p < end && *p == ' ')
-            p++;
-        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 || v > MOST_KB)
-            return false;
-        counters_of(r)[keys[i].counter] = (int64_t)(v * 1024);
-        return true;
-    }
-    return false;
+    size_t i = find_key(r, line, (size_t)(colon - line));
+    if (i == sizeof keys / sizeof *keys)
+        return false;
+    const char *p = colon + 1;
+    while (p < end && *p == ' ')
+        p++;
+    if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 || v > MOST_KB)
+        return false;
+    r->rec.counters[keys[i].counter] = (int64_t)(v * 1024);
+    return true;
 }
 
-static int keep_extra(struct reader *r, const char *line, size_t len)
+/* A full pool is not the end of the reading: it tells how large a pool is needed. */
+static void add_string(struct reader *r, const char *s, size_t len, uint32_t *at, uint32_t *at_len)
+{
+    struct pm__capture *c = r->c;
+    *at = (uint32_t)c->n_strings;
+    *at_len = (uint32_t)len;
+    if (r->want_strings || len > c->room.strings - c->n_strings) {
+        r->want_strings += len;
+        return;
+    }
+    memcpy(c->strings + c->n_strings, s, len);
+    c->n_strings += len;
+}
+
+static void keep_extra(struct reader *r, const char *line, size_t len)
 {
     uint32_t at, n;
-    int rc = pm__add_string(r->c, line, len, &at, &n);
-    if (rc == 0)
-        rc = pm__add_string(r->c, "\n", 1, &(uint32_t){0}, &(uint32_t){0});
-    if (rc < 0)
-        return rc;
+    add_string(r, line, len, &at, &n);
+    add_string(r, "\n", 1, &(uint32_t){0}, &(uint32_t){0});
     if (r->rec.m.extra_len == 0)
         r->rec.m.extra = at;
     r->rec.m.extra_len += n + 1;
-    return 0;
 }
 
 static bool name_is(const struct reader *r, const char *s)
@@ -187,11 +211,25 @@ static bool maps_device_memory(const struct pm__capture *c, const pm_mapping *m)
     return pm__has_vmflag(c, m, "pf") || pm__has_vmflag(c, m, "io") || pm__has_vmflag(c, m, "mm");
 }
 
+/* Without VmFlags nothing tells huge pages or device memory from a file whose file system
+ * nothing tells either; what could be them is left alone. */
+static bool may_be_odd(const struct reader *r)
+{
+    const pm_mapping *m = &r->rec.m;
+    uint64_t table = r->c->header.page_size * r->c->header.page_size / sizeof(uint64_t);
+    if (m->dev_major != 0)
+        return false;
+    return !name_starts(r, "/") || name_is(r, "/anon_hugepage (deleted)") ||
+           (m->start % table == 0 && m->end % table == 0 && m->offset % table == 0);
+}
+
 /* What maps alone says; elf.c looks at the file itself and may know better. */
 static enum pm_kind first_guess(const struct reader *r)
 {
     const pm_mapping *m = &r->rec.m;
-    int64_t page = m->before[PM_C_KERNEL_PAGE_SIZE];
+    int64_t page = r->rec.counters[PM_C_KERNEL_PAGE_SIZE];
+    if (r->want_strings)
+        return PM_KIND_UNKNOWN; /* there is no room for its flags: this reading is in vain */
     if (pm__has_vmflag(r->c, m, "ht") || (page > 0 && (uint64_t)page > r->c->header.page_size))
         return PM_KIND_HUGETLB;
     if (maps_device_memory(r->c, m))
@@ -206,6 +244,8 @@ static enum pm_kind first_guess(const struct reader *r)
         (name_is(r, "/dev/zero (deleted)") && (m->perms & PM_SHARED_MAP)) ||
         name_starts(r, "[anon_shmem:"))
         return PM_KIND_SHMEM;
+    if (m->vmflags_len == 0 && may_be_odd(r))
+        return PM_KIND_SPECIAL;
     /* A real block device below it: regular files (or device nodes, which elf.c weeds out). */
     return m->dev_major != 0 ? PM_KIND_FILE : PM_KIND_UNKNOWN;
 }
@@ -222,18 +262,60 @@ static bool is_hidden(const struct reader *r)
     return pm__has_vmflag(r->c, m, "dd") && pm__is_ours(m->start, m->end, true);
 }
 
-static int append(struct reader *r)
+/* The pieces of a mapping that were asked for, by the number of the extent; false when behind
+ * the last one.  `piece` is empty where the extent lies elsewhere. */
+static bool piece_of(const struct pm__capture *c, const pm_mapping *whole, size_t extent,
+                     pm_mapping *piece)
+{
+    static const pm_extent everything = {0, UINT64_MAX};
+    const pm_request *q = c->request;
+    if (extent >= (q->n_extents ? q->n_extents : 1))
+        return false;
+    const pm_extent *e = q->n_extents ? &q->extents[extent] : &everything;
+    uint64_t end = e->end < c->end ? e->end : c->end;
+    *piece = *whole;
+    if (piece->start < e->start)
+        piece->start = e->start;
+    if (piece->end > end)
+        piece->end = end;
+    if (piece->start >= piece->end)
+        piece->start = piece->end;
+    piece->offset += piece->start - whole->start;
+    piece->index += (piece->start - whole->start) / c->header.page_size;
+    return true;
+}
+
+static bool is_cut(const pm_mapping *piece, const pm_mapping *whole)
+{
+    return piece->start != whole->start || piece->end != whole->end;
+}
+
+static void append_piece(struct reader *r, const pm_mapping *piece)
 {
     struct pm__capture *c = r->c;
-    if (c->n_mappings == c->room.mappings) {
-        c->room.mappings *= 2;
-        return -ENOBUFS;
+    if (r->want_mappings || c->n_mappings == c->room.mappings) {
+        r->want_mappings++;
+        return;
     }
-    pm_mapping *m = &r->rec.m;
+    bool cut = is_cut(piece, &r->rec.m);
+    c->spans[c->n_mappings].cut = cut;
+    if (c->counters) {
+        pm_counters *k = &c->counters[c->n_mappings];
+        memset(k, 0xff, sizeof *k); /* each is -1 */
+        if (!cut)
+            memcpy(k->before, r->rec.counters, sizeof k->before);
+    }
+    c->mappings[c->n_mappings++] = *piece;
+}
+
+static void append(struct reader *r)
+{
+    pm_mapping *m = &r->rec.m, piece;
     m->kind = (uint8_t)first_guess(r);
-    m->index = pm__index_of_first(m, r->rec.name, c->header.page_size, &m->index_trust);
-    c->mappings[c->n_mappings++] = *m;
-    return 0;
+    m->index = pm__index_of_first(m, r->rec.name, r->c->header.page_size, &m->index_trust);
+    for (size_t i = 0; piece_of(r->c, m, i, &piece); i++)
+        if (piece.start < piece.end)
+            append_piece(r, &piece);
 }
 
 static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
@@ -243,24 +325,35 @@ static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
            a->dev_minor == b->dev_minor;
 }
 
-static void compare(struct reader *r)
+static void compare_piece(struct reader *r, const pm_mapping *now)
 {
     struct pm__capture *c = r->c;
-    const pm_mapping *now = &r->rec.m;
     while (r->cursor < c->n_mappings && c->mappings[r->cursor].start < now->start)
         c->mappings[r->cursor++].trouble |= PM_T_CHANGED;
     if (r->cursor == c->n_mappings || c->mappings[r->cursor].start != now->start) {
-        int64_t rss = now->after[PM_C_RSS];
+        int64_t rss = r->rec.counters[PM_C_RSS];
         c->header.appeared++;
         c->header.missed_pages += rss > 0 ? (uint64_t)rss / c->header.page_size : 0;
         return;
     }
-    pm_mapping *m = &c->mappings[r->cursor++];
-    if (!same_mapping(m, now))
+    size_t i = r->cursor++;
+    pm_mapping *m = &c->mappings[i];
+    if (!same_mapping(m, now) || c->spans[i].cut != is_cut(now, &r->rec.m))
         m->trouble |= PM_T_CHANGED;
-    memcpy(m->after, now->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after);
-    m->counters_moved = memcmp(m->before, m->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after) !=
-                        0;
+    if (!c->counters || c->spans[i].cut)
+        return;
+    pm_counters *k = &c->counters[i];
+    size_t size = (size_t)PM_C_NUMA_PAGES * sizeof *k->after;
+    memcpy(k->after, r->rec.counters, size);
+    m->counters_moved = memcmp(k->before, k->after, size) != 0;
+}
+
+static void compare(struct reader *r)
+{
+    pm_mapping piece;
+    for (size_t i = 0; piece_of(r->c, &r->rec.m, i, &piece); i++)
+        if (piece.start < piece.end)
+            compare_piece(r, &piece);
 }
 
 static int finish(struct reader *r)
@@ -269,18 +362,18 @@ static int finish(struct reader *r)
         return 0;
     r->rec.open = false;
     r->met++;
-    r->rss += counters_of(r)[PM_C_RSS] > 0 ? counters_of(r)[PM_C_RSS] : 0;
+    r->rss += r->rec.counters[PM_C_RSS] > 0 ? r->rec.counters[PM_C_RSS] : 0;
     pm_mapping *m = &r->rec.m;
-    int rc = pm__add_string(r->c, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
-    if (rc < 0)
-        return rc;
-    if (r->pass == PM__BEFORE && !is_hidden(r))
-        rc = append(r);
+    add_string(r, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
+    if (r->want_strings || r->want_mappings)
+        r->want_mappings++; /* only counted from here on */
+    else if (r->pass == PM__BEFORE && !is_hidden(r))
+        append(r);
     else if (r->pass == PM__AFTER && !is_hidden(r))
         compare(r);
     if (r->pass == PM__AFTER)
         r->c->n_strings = r->strings; /* names and flags of the second reading are not kept */
-    return rc;
+    return pm__tick(r->c, 0);
 }
 
 static int begin(struct reader *r, const char *line, size_t len)
@@ -289,15 +382,17 @@ static int begin(struct reader *r, const char *line, size_t len)
     const char *name;
     memset(m, 0, sizeof *m);
     for (int i = 0; i < PM_N_COUNTERS; i++)
-        m->before[i] = m->after[i] = -1;
+        r->rec.counters[i] = -1;
     m->dirty_hi = UINT64_MAX;
     if (!parse_header(line, len, m, &name))
         return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "mapping line");
     r->rec.open = true;
     r->rec.vmflags_len = 0;
-    int rc = pm__add_string(r->c, name, m->name_len, &m->name, &m->name_len);
-    r->rec.name = r->c->strings + m->name;
-    return rc;
+    r->next_key = 0;
+    add_string(r, name, m->name_len, &m->name, &m->name_len);
+    r->rec.name = r->want_strings ? "" : r->c->strings + m->name;
+    m->name_len = r->want_strings ? 0 : m->name_len;
+    return 0;
 }
 
 static int on_line(void *arg, const char *line, size_t len)
@@ -317,9 +412,9 @@ static int on_line(void *arg, const char *line, size_t len)
         memcpy(r->rec.vmflags, line + 9, len - 9);
         return 0;
     }
-    if (parse_counter(r, line, len))
-        return 0;
-    return r->pass == PM__BEFORE ? keep_extra(r, line, len) : 0;
+    if (!parse_counter(r, line, len) && r->pass == PM__BEFORE)
+        keep_extra(r, line, len);
+    return 0;
 }
 
 static int find_rss(void *arg, const char *line, size_t len)
@@ -348,22 +443,53 @@ static void check_total(struct reader *r)
     c->header.missed_pages += (uint64_t)((apart + page - 1) / page);
 }
 
+/* Room for all that was counted, and an eighth more: it may be growing. */
+static int make_room(struct reader *r)
+{
+    struct pm__room *room = &r->c->room;
+    if (r->want_strings)
+        room->strings += r->want_strings + room->strings / 8;
+    if (r->want_mappings)
+        room->mappings += r->want_mappings + room->mappings / 8;
+    return -ENOBUFS;
+}
+
+static int read_entries(struct reader *r, int fd, const char *name)
+{
+    struct pm__capture *c = r->c;
+    int rc = pm__each_line(c->io, fd, c->scratch, PM__SCRATCH, on_line, r);
+    if (rc == 0)
+        rc = finish(r);
+    if (rc == -ESRCH || (rc == 0 && r->met == 0))
+        return pm__target_verify(c);
+    if (rc < 0)
+        return rc == -ECANCELED || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, name);
+    return r->want_strings || r->want_mappings ? make_room(r) : 0;
+}
+
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
 {
     struct reader r = {.c = c, .pass = pass, .strings = c->n_strings};
-    int rc = pm__each_line(c->io, c->smaps, c->scratch, PM__SCRATCH, on_line, &r);
-    if (rc == 0)
-        rc = finish(&r);
-    if (rc == -ESRCH || (rc == 0 && r.met == 0))
-        return pm__target_verify(c);
+    bool counters = pm__wants_counters(c);
+    int rc = read_entries(&r, counters ? c->smaps : c->maps, counters ? "smaps" : "maps");
     if (rc < 0)
-        return rc == -ENOBUFS || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, "smaps");
+        return rc;
     while (pass == PM__AFTER && r.cursor < c->n_mappings)
         c->mappings[r.cursor++].trouble |= PM_T_CHANGED;
-    if (pass == PM__AFTER)
+    if (pass == PM__AFTER && counters)
         check_total(&r);
-    c->header.sources |= 1u << PM_SRC_MAPS | 1u << PM_SRC_SMAPS;
+    c->header.sources |= 1u << PM_SRC_MAPS | (counters ? 1u << PM_SRC_SMAPS : 0);
     return 0;
+}
+
+/* The counters of all mappings together: smaps_rollup is smaps with one entry, [rollup]. */
+int pm__rollup_read(struct pm__capture *c)
+{
+    struct reader r = {.c = c, .pass = PM__BEFORE};
+    int rc = read_entries(&r, c->rollup, "smaps_rollup");
+    if (rc == 0)
+        c->header.sources |= 1u << PM_SRC_SMAPS;
+    return rc;
 }
 
 /* Page index of a mapping's first page, as the RFC defines it (vm_pgoff).  maps

@@ -94,8 +94,8 @@ static uint64_t status_kb(const char *text, const char *key)
 
 static int read_life(struct pm__capture *c, struct life *life)
 {
-    char *buf = c->scratch;
-    ssize_t got = slurp(c, "stat", buf, 4096);
+    char buf[16384];
+    ssize_t got = slurp(c, "stat", buf, sizeof buf);
     if (got == -ENOENT || got == -ESRCH || got == 0)
         return pm__fail(c, PM_E_GONE, PM_AT_STAT, "");
     if (got < 0)
@@ -103,7 +103,8 @@ static int read_life(struct pm__capture *c, struct life *life)
     int rc = parse_stat(c, buf, (size_t)got, life);
     if (rc < 0)
         return rc;
-    got = slurp(c, "status", buf, 16384);
+    c->header.hidden_rss = c->header.self ? pm__ours() : 0;
+    got = slurp(c, "status", buf, sizeof buf);
     if (got < 0)
         return pm__fail(c, got == -ENOENT || got == -ESRCH ? PM_E_GONE : (int)-got, PM_AT_STAT,
                         "status");
@@ -162,31 +163,53 @@ static void look_at_host(struct pm__capture *c)
     c->swap_seen = status_kb(buf, "\nSwapTotal:") != 0 || status_kb(buf, "\nSwapCached:") != 0;
 }
 
-/* Opens everything before anything is read, so that all of it is one process's. */
-int pm__target_open(struct pm__capture *c)
+/* Finds the process, and how much memory there is to be looked at. */
+int pm__target_find(struct pm__capture *c)
 {
     struct life life;
     int rc = open_dir(c);
     if (rc < 0 || (rc = read_life(c, &life)) < 0 || (rc = refuse_memoryless(c, &life)) < 0)
         return rc;
     c->header.start_time = life.start_time;
-    rc = open_file(c, "smaps", PM_AT_SMAPS, &c->smaps);
-    if (rc < 0 || (rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap)) < 0)
-        return rc;
-    /* The rest is welcome, not needed; what is missing shows as unknown. */
-    if ((rc = open_welcome(c, c->dir, "smaps_rollup", &c->rollup)) < 0 ||
-        (rc = open_welcome(c, c->dir, "numa_maps", &c->numa)) < 0 ||
-        (rc = open_welcome(c, AT_FDCWD, "/proc/kpageflags", &c->kpageflags)) < 0 ||
-        (rc = open_welcome(c, AT_FDCWD, "/proc/kpagecount", &c->kpagecount)) < 0)
-        return rc;
-    look_at_host(c);
     return 0;
+}
+
+static int open_counters(struct pm__capture *c)
+{
+    bool totals = c->request->depth == PM_TOTALS;
+    int rc = totals ? open_file(c, "smaps_rollup", PM_AT_SMAPS, &c->rollup)
+                    : open_file(c, "smaps", PM_AT_SMAPS, &c->smaps);
+    if (rc < 0 || c->request->depth != PM_FULL)
+        return rc;
+    /* Welcome, not needed; what is missing shows as unknown. */
+    rc = open_welcome(c, c->dir, "smaps_rollup", &c->rollup);
+    return rc < 0 ? rc : open_welcome(c, c->dir, "numa_maps", &c->numa);
+}
+
+static int open_frames(struct pm__capture *c)
+{
+    int rc = open_welcome(c, AT_FDCWD, "/proc/kpageflags", &c->kpageflags);
+    return rc < 0 ? rc : open_welcome(c, AT_FDCWD, "/proc/kpagecount", &c->kpagecount);
+}
+
+/* Opens everything before anything is read, so that all of it is one process's. */
+int pm__target_open(struct pm__capture *c)
+{
+    int depth = c->request->depth;
+    int rc = pm__wants_counters(c) ? open_counters(c) : open_file(c, "maps", PM_AT_MAPS, &c->maps);
+    if (rc == 0 && depth >= PM_PAGES)
+        rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap);
+    if (rc == 0 && depth == PM_FULL)
+        rc = open_frames(c);
+    if (rc == 0 && depth == PM_FULL)
+        look_at_host(c);
+    return rc;
 }
 
 void pm__target_close(struct pm__capture *c)
 {
     int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap,
-                  &c->rollup,     &c->smaps,      &c->dir};
+                  &c->rollup,     &c->smaps,      &c->maps,    &c->dir};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             c->io->close(c->io->ctx, *fds[i]);

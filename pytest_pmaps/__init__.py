@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import (
         AccessDenied,
         AmbiguousMapping,
+        Cancelled,
         FootprintError,
         FormatError,
         NoSuchMapping,
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .files import dumps, load, loads, save
-    from .model import Fact, Kind, PageRange, Source, Verdict
+    from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .snapshots import Mapping, Selection, Snapshot, diff
 
 __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
+    "Cancelled",
     "Count",
     "Delta",
+    "Depth",
     "Fact",
     "FootprintError",
     "FormatError",

@@ -6,7 +6,6 @@ Python heap that is being measured.  It is immutable and freed with the object.
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 from bisect import bisect_right
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from .errors import AccessDenied, FormatError, PmapsError, ProcessGone, Unsupported
-from .model import COUNTERS, MAPCOUNT, Fact, Kind, PageRange, Source
+from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
+from .model import COUNTERS, MAPCOUNT, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
 
 try:
@@ -29,7 +28,6 @@ else:
 __all__ = [
     "NO_BOUND",
     "Columns",
-    "Depth",
     "Interval",
     "MappingInfo",
     "NewRange",
@@ -65,15 +63,6 @@ class Window(NamedTuple):
     mapping: int
     start: int
     end: int
-
-
-class Depth(enum.IntEnum):
-    """How deep a capture looks; ``pm_depth`` in pmaps.h."""
-
-    TOTALS = 0
-    MAPPINGS = 1
-    PAGES = 2
-    FULL = 3
 
 
 #: Called every few milliseconds of a capture with pages done and in all; True cancels it.
@@ -188,10 +177,14 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise AccessDenied(f"{who}: {detail} may not be read: {_DENIED}")
     if stage == lib.PM_AT_PAGEMAP and code == errno.ENOENT:
         raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
+    if stage == lib.PM_AT_REQUEST:
+        raise ValueError("addresses to capture are whole pages, in order, and do not overlap")
     if stage == lib.PM_AT_PROC:
         raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
     if code == 10005:
         raise FormatError(f"{who}: {detail or 'a kernel file'} does not read as expected")
+    if code == errno.ECANCELED:
+        raise Cancelled(f"{who}: the capture was cancelled")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
     if code in (errno.EMFILE, errno.ENFILE):
@@ -365,9 +358,15 @@ class Columns:
 
     @property
     def status(self) -> dict[str, int]:
-        """VmHWM, VmRSS, VmPTE and VmSwap of /proc/PID/status in bytes, where seen."""
+        """VmHWM, VmRSS, VmPTE and VmSwap of /proc/PID/status in bytes, where seen.
+
+        Of ourselves, VmRSS is without the engine's own memory.
+        """
         values = {name: int(getattr(self._header, field)) for name, field in _STATUS.items()}
-        return {name: value for name, value in values.items() if value != _NO_STATUS}
+        seen = {name: value for name, value in values.items() if value != _NO_STATUS}
+        if "vm_rss" in seen:
+            seen["vm_rss"] = max(0, seen["vm_rss"] - int(self._header.hidden_rss))
+        return seen
 
     @property
     def complete(self) -> bool:
@@ -394,6 +393,26 @@ class Columns:
         """Pages that were missed, or met twice, as memory moved; by the kernel's total."""
         return int(self._header.missed_pages)
 
+    @property
+    def depth(self) -> Depth:
+        """How deep the capture looked."""
+        return Depth(self._header.depth)
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some addresses were asked for, or reached."""
+        return bool(self._header.partial)
+
+    @property
+    def next_address(self) -> int:
+        """Where a capture that ended after so many pages goes on; 0: it got to the end."""
+        return int(self._header.next)
+
+    @property
+    def stopped_ns(self) -> int:
+        """For how long the target stood still, nanoseconds; 0: it ran."""
+        return int(self._header.stopped_ns)
+
     # ---- mappings
 
     def __len__(self) -> int:
@@ -414,6 +433,7 @@ class Columns:
 
     def _mapping(self, i: int) -> MappingInfo:
         m = self._columns.mappings[i]
+        counters = self._columns.counters[i] if self._columns.counters else None
         return MappingInfo(
             start=m.start,
             end=m.end,
@@ -427,8 +447,8 @@ class Columns:
             index_exact=m.index_trust == lib.PM_INDEX_EXACT,
             vmflags=self._text(m.vmflags, m.vmflags_len),
             extra=self._text(m.extra, m.extra_len),
-            before=_counters(m.before),
-            after=_counters(m.after),
+            before=_counters(counters.before) if counters else {},
+            after=_counters(counters.after) if counters else {},
             counters_moved=bool(m.counters_moved),
             evidence=tuple(m.evidence),
             trouble=m.trouble,
@@ -574,6 +594,10 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            depth=self.depth,
+            partial=self.partial,
+            next_address=self.next_address,
+            stopped_ns=self.stopped_ns,
         )
 
     def _plain_mapping(self, i: int) -> PlainMapping:
@@ -619,12 +643,17 @@ class _Builder:
         ranges = [r for m in plain.mappings for r in m.ranges]
         keep: dict[str, Any] = {
             "mappings": ffi.new("pm_mapping[]", len(plain.mappings)),
+            "counters": ffi.new("pm_counters[]", len(plain.mappings)),
             "objects": ffi.new("pm_object[]", len(plain.objects)),
             "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
-        for m, to in zip(plain.mappings, keep["mappings"], strict=True):
+        for m, to, counters in zip(
+            plain.mappings, keep["mappings"], keep["counters"], strict=True
+        ):
             self._fill_mapping(m, to, first)
+            for i, name in enumerate(COUNTERS):
+                counters.before[i], counters.after[i] = m.before.get(name, -1), m.after.get(name, -1)
             first += len(m.ranges)
         first = 0
         for o, to in zip(plain.objects, keep["objects"], strict=True):
@@ -662,6 +691,10 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "depth": p.depth,
+                "partial": p.partial,
+                "next": p.next_address,
+                "stopped_ns": p.stopped_ns,
                 "comm": p.comm.encode("utf-8", "surrogateescape")[:15],
             },
         )
@@ -681,8 +714,6 @@ class _Builder:
         to.dirty_lo, to.dirty_hi = m.dirty_bounds or (0, _NO_STATUS)
         for i, mask in enumerate(m.evidence[: MAPCOUNT + 1]):
             to.evidence[i] = mask
-        for i, name in enumerate(COUNTERS):
-            to.before[i], to.after[i] = m.before.get(name, -1), m.after.get(name, -1)
 
     def _fill_object(self, o: PlainObject, to: Any, first_part: int) -> None:
         to.name, to.name_len = self.text(o.name)

@@ -834,7 +834,8 @@ static inline void fk_init(struct fake *f, const struct fk_world *w)
                             .ioctl = fk_ioctl,
                             .stat = fk_stat,
                             .close = fk_close,
-                            .ctx = f};
+                            .ctx = f,
+                            .table_pages = 1}; /* huge pages of any size, in small worlds */
     for (int i = 0; i < FK_MOMENTS; i++)
         f->at[i] = w;
     fk_restart(f);
