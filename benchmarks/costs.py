@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import host
@@ -19,6 +20,7 @@ from host import HERE, Unavailable
 from pytest_pmaps import Fact
 from pytest_pmaps._native import Columns
 from report import Figure
+from rivals import Rivals
 from targets import GIB, Launcher, Workload, comb, stall
 
 
@@ -34,10 +36,15 @@ def _in_child(*argv: object) -> dict[str, int]:
 # ---- system calls
 
 
-def calls(launcher: Launcher, sequential: Workload) -> Iterator[Figure]:
+def calls(launcher: Launcher, others: Rivals, sequential: Workload) -> Iterator[Figure]:
     """Reads per GiB, by the kernel's own count; opening and scanning come to a few dozen."""
-    with launcher.run(sequential) as target:
+    what = "reads per GiB, {}, " + sequential.label
+    with launcher.run(sequential) as target, others.of(target.pid) as compiled:
         gib = host.rollup(target.pid) / GIB
+        with suppress(Unavailable):
+            compiled.run("floor")
+            fewest = round(compiled.calls["floor"] / gib)
+            yield Figure("calls/floor", what.format("floor"), fewest, "", "frames as they lie")
         for tier in ("kpage", "full"):
             ours.columns(target.pid, tier)
             _reads()
@@ -45,9 +52,7 @@ def calls(launcher: Launcher, sequential: Workload) -> Iterator[Figure]:
             before = _reads()
             ours.columns(target.pid, tier)
             made = _reads() - before - idle
-            yield Figure(
-                f"calls/{tier}", f"reads per GiB, {tier}, {target.label}", round(made / gib), ""
-            )
+            yield Figure(f"calls/{tier}", what.format(tier), round(made / gib), "")
 
 
 def _reads() -> int:

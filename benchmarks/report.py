@@ -36,7 +36,7 @@ class Figure:
     value: float
     unit: str
     note: str = ""
-    spread: Spread | None = None
+    noise: float = 0.0  # nearer to its goal than this it is not judged
 
 
 @dataclass
@@ -60,9 +60,11 @@ class Report:
     missing: list[Missing] = field(default_factory=list)
     failed: list[Missing] = field(default_factory=list)
 
-    def met(self, goal: Goal | None, value: float | None) -> bool | None:
+    def met(self, goal: Goal | None, value: float | None, noise: float = 0.0) -> bool | None:
         """Whether a goal is met; None where there is none, or it cannot be judged."""
-        return None if self.quick or goal is None or value is None else goal.met(value)
+        if self.quick or goal is None or value is None or 0 < abs(value - goal.limit) <= noise:
+            return None
+        return goal.met(value)
 
 
 # ---- JSON
@@ -109,11 +111,15 @@ def _comparisons(report: Report, speed: Speed) -> Iterator[dict[str, Any]]:
 
 
 def _figure(report: Report, figure: Figure) -> dict[str, Any]:
-    return asdict(figure) | _judged(report, FIGURES.get(figure.name), figure.value)
+    goal = FIGURES.get(figure.name)
+    return asdict(figure) | _judged(report, goal, figure.value, figure.noise)
 
 
-def _judged(report: Report, goal: Goal | None, value: float | None) -> dict[str, Any]:
-    return {"goal": goal and f"{goal.sense} {goal.limit:g}", "met": report.met(goal, value)}
+def _judged(
+    report: Report, goal: Goal | None, value: float | None, noise: float = 0.0
+) -> dict[str, Any]:
+    asked = f"{goal.sense} {goal.limit:g}" if goal else None
+    return {"goal": asked, "met": report.met(goal, value, noise)}
 
 
 def _compared(speed: Speed, what: str) -> Spread | None:
@@ -191,14 +197,15 @@ def _figures(report: Report) -> str:
     for figure in report.figures:
         goal = FIGURES.get(figure.name)
         cell = f"{_short(figure.value)} {figure.unit}".strip()
-        rows.append([figure.what, cell, _mark(report, goal, figure.value), figure.note])
+        mark = _mark(report, goal, figure.value, figure.noise)
+        rows.append([figure.what, cell, mark, figure.note])
     return _table(["", "measured", "goal", ""], rows)
 
 
-def _mark(report: Report, goal: Goal | None, value: float) -> str:
+def _mark(report: Report, goal: Goal | None, value: float, noise: float = 0.0) -> str:
     if goal is None:
         return ""
-    word = {True: "ok ", False: "MISS ", None: ""}[report.met(goal, value)]
+    word = {True: "ok ", False: "MISS ", None: "? "}[report.met(goal, value, noise)]
     return f"{word}{goal}"
 
 

@@ -89,7 +89,7 @@ class Benchmarks:
         launcher, rounds, quick = self._launcher, self.report.rounds, self.report.quick
         shapes = self._workloads
         found: dict[str, Callable[[], Iterable[Figure]]] = {
-            "calls": lambda: costs.calls(launcher, shapes["sequential"]),
+            "calls": lambda: costs.calls(launcher, self._rivals, shapes["sequential"]),
             "kept": lambda: costs.kept(launcher, shapes["sequential"], quick),
             "stall": lambda: costs.stalls(launcher, rounds, quick),
             "observer": costs.observer,

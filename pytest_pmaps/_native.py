@@ -648,12 +648,13 @@ class _Builder:
             "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
-        for m, to, counters in zip(
-            plain.mappings, keep["mappings"], keep["counters"], strict=True
-        ):
+        for m, to, counters in zip(plain.mappings, keep["mappings"], keep["counters"], strict=True):
             self._fill_mapping(m, to, first)
             for i, name in enumerate(COUNTERS):
-                counters.before[i], counters.after[i] = m.before.get(name, -1), m.after.get(name, -1)
+                counters.before[i], counters.after[i] = (
+                    m.before.get(name, -1),
+                    m.after.get(name, -1),
+                )
             first += len(m.ranges)
         first = 0
         for o, to in zip(plain.objects, keep["objects"], strict=True):
