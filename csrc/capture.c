@@ -127,21 +127,6 @@ static int furnish(struct pm__capture *c)
     return c->scratch ? 0 : pm__fail(c, ENOMEM, PM_AT_ARENA, "");
 }
 
-/* Zero pages and PMD mappings, where counters do not tell; between the two readings. */
-static int ask_scan(struct pm__capture *c)
-{
-    for (size_t i = 0; i < c->n_mappings; i++) {
-        int rc = 0;
-        if (pm__wants_scan(c, i, PM_ZERO))
-            rc = pm__scan(c, i, PM_SCAN_ZERO, PM_ZERO);
-        if (rc == 0 && pm__wants_scan(c, i, PM_HUGE))
-            rc = pm__scan(c, i, PM_SCAN_HUGE, PM_HUGE);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -173,7 +158,7 @@ static int sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
-        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = ask_scan(c)) < 0 ||
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
         (rc = pm__pagemap_verify(c)) < 0)
         return rc;
     return read_after(c);
@@ -184,7 +169,7 @@ static int open_sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__pagemap_read(c)) < 0 ||
-        (rc = ask_scan(c)) < 0)
+        (rc = pm__ask_scan(c)) < 0)
         return rc;
     return c->stopped ? 0 : pm__smaps_read(c, PM__AFTER);
 }
@@ -244,6 +229,7 @@ static void clear(struct pm__capture *c)
         .end = UINT64_MAX,
         .ticked_ns = c->ticked_ns,
         .dir = -1,
+        .root = -1,
         .maps = -1,
         .smaps = -1,
         .rollup = -1,

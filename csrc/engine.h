@@ -68,19 +68,30 @@ enum {
     PM__DRIFTED = 28, /* its sharing was changed by others meanwhile */
     PM__STALE = 29,   /* its frame was reused between two reads */
     PM__KFLAGS = 30,  /* kpageflags told of it */
-    PM__KCOUNT = 31   /* mapcount comes from kpagecount, or is as sure */
+    PM__KCOUNT = 31,  /* mapcount comes from kpagecount, or is as sure */
+    PM__FRAMED = 31   /* in `known` of a run: its frames follow each other */
 };
+
+/* Bits 56 and 61 of the entry, kept in the state of a page: frames are looked up in an order
+ * of their own, in which every other array to look into is a cache miss. */
+enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)
 #define PM_UNBOUNDED UINT32_MAX
+
+static inline uint32_t pm__entry_state(uint64_t entry)
+{
+    return (uint32_t)(entry >> 56 & 1) << PM__ENTRY_EXCLUSIVE |
+           (uint32_t)(entry >> 61 & 1) << PM__ENTRY_FILE;
+}
 
 /* What was read of each page, in address order. */
 struct pm__pages {
     uint64_t *vpn;      /* virtual page number */
     uint64_t *entry;    /* raw pagemap entry, first reading */
     uint32_t *state;    /* the bits above, and those of pm_bit that a file told of */
-    uint32_t *mapcount; /* with PM__KCOUNT */
+    uint32_t *mapcount; /* with PM__KCOUNT; 1 before that, as most are */
     size_t n, cap;
 };
 
@@ -127,7 +138,7 @@ struct pm__capture {
     bool stopped; /* a tracer holds the target still */
     uint64_t stopped_at;
 
-    int dir, maps, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
+    int dir, root, maps, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
 
     pm_mapping *mappings;
     pm_counters *counters; /* of each mapping; NULL where none are read */
@@ -153,6 +164,7 @@ struct pm__capture {
 
 #define PM__SCRATCH ((size_t)512 * 1024)
 #define PM__ASIDE ((size_t)16)
+#define PM__REGIONS ((size_t)2048) /* that one PAGEMAP_SCAN returns, at the end of scratch */
 
 /* The whole of pm_capture over any table of kernel functions. */
 int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snapshot **out,
@@ -188,8 +200,9 @@ int pm__rollup_read(struct pm__capture *c);
 int pm__numa_read(struct pm__capture *c, enum pm__pass pass);
 int pm__pagemap_read(struct pm__capture *c);
 int pm__pagemap_verify(struct pm__capture *c);
-int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit);
-bool pm__is_candidate(const struct pm__capture *c, size_t mapping, size_t page, enum pm_bit bit);
+struct pm_scan_region *pm__regions(const struct pm__capture *c);
+int pm__scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any);
+int pm__ask_scan(struct pm__capture *c);
 int pm__kpage_read(struct pm__capture *c);
 int pm__elf_read(struct pm__capture *c);
 uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
@@ -197,9 +210,7 @@ uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page
 
 /* ---- runs.c, infer.c, ranges.c ---------------------------------------------------- */
 void pm__join_pages(struct pm__capture *c);
-bool pm__may_share_frame(uint64_t entry, uint32_t state, uint32_t mapcount);
 void pm__infer(struct pm__capture *c, size_t mapping);
-bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit);
 int pm__lay_out(struct pm__capture *c, pm_snapshot **out);
 
 /* ---- parsing numbers out of (buffer, length) ------------------------------- */

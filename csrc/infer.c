@@ -118,48 +118,6 @@ static struct view view_of(struct pm__capture *c, size_t mapping)
     return v;
 }
 
-static int64_t before(const struct pm__capture *c, size_t mapping, enum pm_counter k)
-{
-    int64_t v = c->counters ? c->counters[mapping].before[k] : -1;
-    return v < 0 ? 0 : v;
-}
-
-/* Without counters only a scan can tell; of what pagemap alone is asked for, the few private
- * copies of files are worth it. */
-static bool wants_scan_instead(const struct pm__capture *c, size_t mapping, enum pm_bit bit,
-                               uint64_t candidates)
-{
-    if (bit == PM_HUGE)
-        return c->request->depth == PM_FULL && candidates >= c->header.page_size / 8;
-    return candidates && (c->request->depth == PM_FULL || c->mappings[mapping].kind != PM_KIND_ANON);
-}
-
-/* PAGEMAP_SCAN is asked only where counters leave a question open that it answers.
- * Asked between the two readings of the pages, so by the first reading of counters. */
-bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit)
-{
-    const pm_mapping *m = &c->mappings[mapping];
-    const struct pm__span *s = &c->spans[mapping];
-    int64_t candidates = 0, entries = 0, total = before(c, mapping, PM_C_ANONYMOUS);
-    if (m->kind == PM_KIND_SPECIAL || (bit == PM_ZERO && (m->perms & PM_SHARED_MAP)))
-        return false;
-    if (bit == PM_HUGE)
-        total = before(c, mapping, PM_C_ANON_HUGE_PAGES) +
-                before(c, mapping, PM_C_SHMEM_PMD_MAPPED) +
-                before(c, mapping, PM_C_FILE_PMD_MAPPED);
-    if (bit == PM_HUGE && c->counters && !s->cut && total == 0)
-        return false;
-    for (size_t i = s->first; i < s->first + s->n; i++) {
-        candidates += pm__is_candidate(c, mapping, i, bit);
-        entries += !(c->pages.entry[i] & (PM_PE_PRESENT | PM_PE_GUARD));
-    }
-    if (!c->counters || s->cut)
-        return wants_scan_instead(c, mapping, bit, (uint64_t)candidates);
-    if (bit == PM_ZERO && entries && candidates)
-        return true; /* counters may count a page on its way instead */
-    return candidates && total && total / (int64_t)c->header.page_size != candidates;
-}
-
 /* Pages that a reading of the counters had and the pages did not: they came or went. */
 static void note_unseen(struct view *v)
 {

@@ -17,6 +17,8 @@ static void from_kpageflags(struct view *v, size_t i)
         return;
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
         v->m->evidence[facts[k]] |= 1u << PM_SRC_KPAGEFLAGS;
+    if (!internal(v, i, PM__COMPOUND) && !internal(v, i, PM_ZERO))
+        v->m->evidence[PM_HUGE] |= 1u << PM_SRC_KPAGEFLAGS;
 }
 
 /* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only

@@ -156,13 +156,12 @@ static uint64_t flags_of_head(struct reader *r, uint64_t frame, uint64_t own)
 static void note_flags(struct reader *r, size_t i, uint64_t f)
 {
     struct pm__pages *p = &r->c->pages;
-    uint64_t entry = p->entry[i];
     if ((f & PM_KPF_COMPOUND_TAIL) && !(f & PM_KPF_UPTODATE))
-        f = flags_of_head(r, frame_of(entry), f) | PM_KPF_COMPOUND_TAIL;
+        f = flags_of_head(r, frame_of(p->entry[i]), f) | PM_KPF_COMPOUND_TAIL;
     bool zero = f & PM_KPF_ZERO;
     if (f & PM_KPF_NOPAGE)
         return; /* device memory: no struct page */
-    if ((entry & PM_PE_FILE) == 0 && !zero && !(f & (PM_KPF_MMAP | PM_KPF_ANON)))
+    if (!(p->state[i] & PM_BIT(PM__ENTRY_FILE)) && !zero && !(f & (PM_KPF_MMAP | PM_KPF_ANON)))
         return; /* mapped without being counted, as PFN-mapped kernel pages are */
     if (!zero && !(f & PM_KPF_MMAP)) {
         p->state[i] = PM_BIT(PM__STALE); /* freed since pagemap named it */
@@ -181,10 +180,10 @@ static void set_count(struct pm__pages *p, size_t i, uint64_t count)
 {
     if (count == 0) {
         p->state[i] = PM_BIT(PM__STALE);
-        p->mapcount[i] = 0;
         return;
     }
-    p->mapcount[i] = count < PM_UNBOUNDED ? (uint32_t)count : PM_UNBOUNDED - 1;
+    if (count != 1)
+        p->mapcount[i] = count < PM_UNBOUNDED ? (uint32_t)count : PM_UNBOUNDED - 1;
     p->state[i] |= PM_BIT(PM__KCOUNT);
 }
 
@@ -194,7 +193,8 @@ static void want_count(struct reader *r, size_t i, uint64_t at)
     struct pm__pages *p = &r->c->pages;
     if (!has_count(p, i))
         return;
-    if ((p->entry[i] & PM_PE_EXCLUSIVE) && !(p->state[i] & PM_BIT(PM__COMPOUND))) {
+    if ((p->state[i] & (PM_BIT(PM__ENTRY_EXCLUSIVE) | PM_BIT(PM__COMPOUND))) ==
+        PM_BIT(PM__ENTRY_EXCLUSIVE)) {
         set_count(p, i, 1);
         return;
     }
@@ -342,7 +342,8 @@ static void read_again(struct reader *r)
             !frame_of(entry) || read_words(r, r->c->kpageflags, &word, frame_of(entry), 1) != 1)
             continue;
         p->entry[i] = entry;
-        p->state[i] = 0;
+        p->state[i] = pm__entry_state(entry);
+        p->mapcount[i] = 1;
         note_flags(r, i, word);
         want_count(r, i, 0);
         if (r->any_wanted && read_words(r, r->c->kpagecount, &word, frame_of(entry), 1) == 1)

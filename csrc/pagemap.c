@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * pagemap.c - /proc/PID/pagemap and the PAGEMAP_SCAN ioctl on it.
+ * pagemap.c - /proc/PID/pagemap.
  *
  * The pages are read twice.  What differs between the two readings changed
  * while it was captured, and nothing is claimed of it.
@@ -12,17 +12,13 @@
 #include <string.h>
 
 /* One scratch buffer holds pagemap entries in front and scanned regions behind. */
-#define REGIONS ((size_t)2048)
-#define ENTRIES ((PM__SCRATCH - REGIONS * sizeof(struct pm_scan_region)) / sizeof(uint64_t))
+#define ENTRIES ((PM__SCRATCH - PM__REGIONS * sizeof(struct pm_scan_region)) / sizeof(uint64_t))
 #define MAX_GAP 64 /* pages; a longer gap between mappings costs more to read than to skip */
 
 /* Reading an absent page costs 4 ns, and a TiB has 2^28 of them: where a process has
  * much more address space than memory, PAGEMAP_SCAN finds what is there. */
 #define SPARSE_MAPPING ((uint64_t)16 << 20)
 #define SPARSE_SLACK ((uint64_t)128 << 20)
-
-/* The ioctl holds mmap_lock of the target while it walks: so many pages at a time. */
-#define SCAN_PAGES 16384
 
 /* Called for entries of one mapping in ascending order; some may be unoccupied. */
 typedef int entries_fn(void *arg, size_t mapping, uint64_t vpn, const uint64_t *entries, size_t n);
@@ -74,11 +70,6 @@ static uint64_t *entries_of(const struct walker *w)
     return (uint64_t *)(void *)w->c->scratch;
 }
 
-static struct pm_scan_region *regions_of(const struct pm__capture *c)
-{
-    return (void *)(c->scratch + ENTRIES * sizeof(uint64_t));
-}
-
 /* In a sparse mapping no further than `to`: behind it nothing is known to be there. */
 static int refill(struct walker *w, size_t i, uint64_t vpn, uint64_t to)
 {
@@ -107,31 +98,6 @@ static int walk_span(struct walker *w, size_t i, uint64_t from, uint64_t to)
     return 0;
 }
 
-/* Up to REGIONS regions of [*at, end) with any of the categories, and how far it came. */
-static int scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any)
-{
-    struct pm_scan_arg arg = {
-        .size = sizeof arg,
-        .start = *at,
-        .end = end,
-        .vec = (uintptr_t)regions_of(c),
-        .vec_len = REGIONS,
-        .max_pages = SCAN_PAGES,
-        .category_mask = all,
-        .category_anyof_mask = any,
-        .return_mask = all | any,
-    };
-    int n = c->io->ioctl(c->io->ctx, c->pagemap, PM_IOC_SCAN, &arg);
-    /* Seen on 6.18: a walk that reaches the end after the kernel's own buffer (512
-     * regions) was flushed reports where that happened, behind which there is more. */
-    if (n > 0 && regions_of(c)[n - 1].end > arg.walk_end)
-        arg.walk_end = regions_of(c)[n - 1].end;
-    if (n >= 0 && arg.walk_end <= *at)
-        return -EIO;
-    *at = arg.walk_end;
-    return n;
-}
-
 /* What walk_sparse returns where the kernel cannot tell what is there. */
 #define CANNOT_SCAN 2
 
@@ -142,7 +108,7 @@ static int walk_sparse(struct walker *w, size_t i)
     uint64_t ps = c->header.page_size, at = c->mappings[i].start;
     while (at < c->mappings[i].end) {
         bool begun = at != c->mappings[i].start;
-        int n = scan(c, &at, c->mappings[i].end, 0, PM_SCAN_PRESENT | PM_SCAN_SWAPPED);
+        int n = pm__scan(c, &at, c->mappings[i].end, 0, PM_SCAN_PRESENT | PM_SCAN_SWAPPED);
         if (n == -ESRCH)
             return pm__target_verify(c);
         if (n < 0)
@@ -151,7 +117,7 @@ static int walk_sparse(struct walker *w, size_t i)
         if (rc < 0)
             return rc;
         for (int k = 0; k < n; k++) {
-            const struct pm_scan_region *r = &regions_of(c)[k];
+            const struct pm_scan_region *r = &pm__regions(c)[k];
             rc = walk_span(w, i, r->start / ps, r->end / ps);
             if (rc != 0)
                 return rc;
@@ -194,8 +160,8 @@ static int store(void *arg, size_t mapping, uint64_t vpn, const uint64_t *entrie
         }
         p->vpn[to] = vpn + k;
         p->entry[to] = entries[k];
-        p->state[to] = 0;
-        p->mapcount[to++] = 0;
+        p->state[to] = pm__entry_state(entries[k]);
+        p->mapcount[to++] = 1;
     }
     c->spans[mapping].n += to - p->n;
     p->n = to;
@@ -313,90 +279,3 @@ int pm__pagemap_verify(struct pm__capture *c)
     return rc;
 }
 
-static size_t lower_bound(const uint64_t *vpn, size_t n, uint64_t key)
-{
-    size_t lo = 0;
-    while (n) {
-        size_t half = n / 2;
-        if (vpn[lo + half] < key) {
-            lo += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return lo;
-}
-
-static void mark(struct pm__capture *c, const struct pm__span *s, uint64_t lo, uint64_t hi,
-                 enum pm_bit bit)
-{
-    struct pm__pages *p = &c->pages;
-    size_t i = s->first + lower_bound(p->vpn + s->first, s->n, lo);
-    for (; i < s->first + s->n && p->vpn[i] < hi; i++)
-        p->state[i] |= PM_BIT(bit);
-}
-
-/* Pages of which it is open whether they are zero pages, or mapped by a huge entry. */
-bool pm__is_candidate(const struct pm__capture *c, size_t mapping, size_t page, enum pm_bit bit)
-{
-    uint64_t entry = c->pages.entry[page];
-    bool files = (entry & PM_PE_FILE) && c->mappings[mapping].kind != PM_KIND_ANON;
-    if (!(entry & PM_PE_PRESENT))
-        return false;
-    return bit == PM_HUGE || (!files && !(c->pages.state[page] & PM_BIT(PM__KFLAGS)));
-}
-
-static int scan_window(struct pm__capture *c, size_t mapping, uint64_t from, uint64_t to,
-                       uint64_t category, enum pm_bit bit)
-{
-    uint64_t ps = c->header.page_size;
-    for (uint64_t at = from * ps; at < to * ps;) {
-        int n = scan(c, &at, to * ps, category, 0);
-        if (n < 0)
-            return n;
-        for (int k = 0; k < n; k++)
-            mark(c, &c->spans[mapping], regions_of(c)[k].start / ps, regions_of(c)[k].end / ps,
-                 bit);
-        int rc = pm__tick(c, 0);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
-/* Asks the kernel which pages of a mapping are of one category; asked where it is open, told of
- * all.  Leaves them unknown where the kernel cannot tell. */
-int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit)
-{
-    struct pm__span *s = &c->spans[mapping];
-    const uint64_t *vpn = c->pages.vpn;
-    if (!pm__features()->scan)
-        return 0;
-    for (size_t i = s->first, stop = s->first + s->n; i < stop;) {
-        if (!pm__is_candidate(c, mapping, i, bit)) {
-            i++;
-            continue;
-        }
-        uint64_t from = vpn[i], to = from + 1;
-        for (i++; i < stop && vpn[i] - to <= MAX_GAP; i++)
-            if (pm__is_candidate(c, mapping, i, bit))
-                to = vpn[i] + 1;
-        int rc = scan_window(c, mapping, from, to, category, bit);
-        if (rc == -ESRCH)
-            return pm__target_verify(c);
-        if (rc == -ECANCELED)
-            return rc;
-        if (rc < 0)
-            return 0;
-    }
-    if (bit == PM_ZERO) {
-        s->asked_zero = true;
-        s->asked_huge_zero = c->mappings[mapping].kind == PM_KIND_ANON;
-    } else {
-        s->asked_huge = true;
-    }
-    c->mappings[mapping].evidence[bit] |= 1u << PM_SRC_SCAN;
-    c->header.sources |= 1u << PM_SRC_SCAN;
-    return 0;
-}

@@ -179,7 +179,8 @@ enum pm_elf_status {
     PM_ELF_NOT = 1, /* read, and it is not ELF (or has no loadable segment) */
     PM_ELF_UNREADABLE = 2, /* could not be opened: see err */
     PM_ELF_REPLACED = 3, /* the path now holds another file than the one mapped */
-    PM_ELF_PLAIN = 4 /* ELF, but mapped as plain data, not by a loader */
+    PM_ELF_PLAIN = 4, /* ELF, but mapped as plain data, not by a loader */
+    PM_ELF_UNASKED = 5 /* this depth does not ask for headers */
 };
 
 typedef struct pm_object {

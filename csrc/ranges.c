@@ -75,7 +75,7 @@ static bool keeps_frame(const struct pm__runs *r, size_t i)
 {
     const uint32_t both = r->set[i] & r->known[i];
     return (both & PM_BIT(PM_ANON)) && !(both & PM_BIT(PM_EXCLUSIVE)) &&
-           (r->entry[i] & PM_PE_PFN_MASK);
+           (r->known[i] & PM_BIT(PM__FRAMED));
 }
 
 static uint64_t frame_of(const struct pm__runs *r, size_t i)

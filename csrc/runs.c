@@ -14,13 +14,17 @@
      PM_BIT(PM_WRITEBACK) | PM_BIT(PM_KSM) | PM_BIT(PM_ZERO) | PM_BIT(PM__SWAPBACKED) |            \
      PM_BIT(PM__SWAPCACHE) | PM_BIT(PM__COMPOUND))
 
+#define FROM_ENTRY (PM_BIT(PM__ENTRY_EXCLUSIVE) | PM_BIT(PM__ENTRY_FILE))
+
 /* Whether the page may be a private one that others map too: then its frame is kept. */
-bool pm__may_share_frame(uint64_t entry, uint32_t state, uint32_t mapcount)
+static bool may_share_frame(uint64_t entry, uint32_t state, uint32_t mapcount)
 {
     if (!(entry & PM_PE_PRESENT) || (entry & PM_PE_FILE) || !(entry & PM_PE_PFN_MASK))
         return false;
-    bool once = (state & PM_BIT(PM__KCOUNT)) && mapcount == 1 &&
-                ((entry & PM_PE_EXCLUSIVE) || (state & PM_BIT(PM__COMPOUND)));
+    bool once = entry & PM_PE_EXCLUSIVE;
+    if (state & PM_BIT(PM__KFLAGS))
+        once = (state & PM_BIT(PM__KCOUNT)) && mapcount == 1 &&
+               (once || (state & PM_BIT(PM__COMPOUND)));
     return !once || (state & PM_BIT(PM__DRIFTED));
 }
 
@@ -35,6 +39,9 @@ static uint32_t known_of(const struct pm__span *span, uint64_t entry, uint32_t s
     if (state & PM_BIT(PM_RACED))
         return PM_BIT(PM_RACED);
     uint32_t known = state & PM_BIT(PM__KFLAGS) ? OF_KFLAGS : 0;
+    /* What a huge entry maps is one folio, or the huge zero page. */
+    if (known && !(state & (PM_BIT(PM__COMPOUND) | PM_BIT(PM_ZERO))))
+        known |= PM_BIT(PM_HUGE);
     if (entry & PM_PE_FILE ? span->asked_huge_zero : span->asked_zero)
         known |= PM_BIT(PM_ZERO);
     if (may_have_been_zero(entry, state))
@@ -54,7 +61,7 @@ static bool goes_on(const struct last *l, uint64_t vpn, uint64_t entry, uint32_t
     if (vpn != l->vpn + 1 || state != l->state || mapcount != l->mapcount ||
         ((entry ^ l->entry) & ~PM_PE_PFN_MASK))
         return false;
-    return entry == l->entry + 1 || !pm__may_share_frame(entry, state, mapcount);
+    return entry == l->entry + 1 || !may_share_frame(entry, state, mapcount);
 }
 
 static void begin_run(struct pm__runs *r, const struct pm__span *span, const struct last *page)
@@ -64,6 +71,8 @@ static void begin_run(struct pm__runs *r, const struct pm__span *span, const str
     r->entry[j] = page->entry;
     r->count[j] = 1;
     r->known[j] = known_of(span, page->entry, page->state);
+    if (may_share_frame(page->entry, page->state, page->mapcount))
+        r->known[j] |= PM_BIT(PM__FRAMED);
     r->set[j] = page->state;
     r->lo[j] = r->hi[j] = page->mapcount;
 }
@@ -81,7 +90,9 @@ static void join_mapping(struct pm__capture *c, struct pm__span *span)
     struct last last = {0};
     size_t first = r->n, pages = is_huge_file(c, span) ? 0 : span->n;
     for (size_t i = span->first; i < span->first + pages; i++) {
-        struct last page = {p->vpn[i], p->entry[i], p->state[i], p->mapcount[i]};
+        uint32_t state = p->state[i] & ~FROM_ENTRY;
+        uint32_t counted = state & PM_BIT(PM__KCOUNT) ? p->mapcount[i] : 0;
+        struct last page = {p->vpn[i], p->entry[i], state, counted};
         if (i != span->first &&
             goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
             r->count[r->n - 1]++;

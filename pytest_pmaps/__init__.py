@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .snapshots import Mapping, Selection, Snapshot, diff
+    from .streaming import Stream, stream
 
 __all__ = [
     "AccessDenied",
@@ -51,6 +52,7 @@ __all__ = [
     "Selection",
     "Snapshot",
     "Source",
+    "Stream",
     "Undetermined",
     "Unsupported",
     "Verdict",
@@ -65,10 +67,11 @@ __all__ = [
     "loads",
     "save",
     "snapshot",
+    "stream",
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
-_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "files", "assertions")
+_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "streaming", "files", "assertions")
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from .select import Entry, Resolution, Selector, resolve
 __all__ = ["Mapping", "Selection", "Snapshot", "diff"]
 
 # pm_elf_status
-_ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN = range(5)
+_ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN, _ELF_UNASKED = range(6)
 _NO_PARTS = {
     _ELF_NOT: "it is no ELF file",
     _ELF_PLAIN: "it is mapped as plain data, not as a program or library",
@@ -354,6 +354,11 @@ class Snapshot(Counted):
         status = objects[0].status if objects else _ELF_UNREADABLE
         if status in _NO_PARTS:
             raise NoSuchMapping(f"{found.name} has no parts: {_NO_PARTS[status]}")
+        if status == _ELF_UNASKED:
+            raise undetermined(
+                f"the parts of {found.name} are unknown: depth 'pages' does not look for them "
+                f"unless they are asked for: snapshot(depth='pages', select={found.name!r})"
+            )
         why = (
             "its path now holds another file than the one that is mapped"
             if status == _ELF_REPLACED

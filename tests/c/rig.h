@@ -30,6 +30,7 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
             {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
         .header = {.pid = FK_PID, .page_size = FK_PAGE},
         .dir = -1,
+        .root = -1,
         .maps = -1,
         .smaps = -1,
         .rollup = -1,
