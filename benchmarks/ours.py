@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
-import pytest_pmaps
-from pytest_pmaps._native import Columns, Depth, Request
+from pytest_pmaps import Depth, Snapshot, snapshot
+from pytest_pmaps._native import Columns, Request
 
 #: What is timed, cheapest first: depth, and whether smaps and numa_maps are read.
 TIERS = {
-    "totals": ("totals", True),
-    "mappings": ("mappings", True),
-    "pages": ("pages", False),
-    "kpage": ("full", False),
-    "full": ("full", True),
+    "totals": (Depth.TOTALS, True),
+    "mappings": (Depth.MAPPINGS, True),
+    "pages": (Depth.PAGES, False),
+    "kpage": (Depth.FULL, False),
+    "full": (Depth.FULL, True),
 }
 
-_HAS_DEPTH = "depth" in inspect.signature(pytest_pmaps.snapshot).parameters
+
+def capture(pid: int, tier: str) -> Snapshot:
+    """A capture as a user asks for it: this is what is timed."""
+    depth, counters = TIERS[tier]
+    return snapshot(pid, depth=depth, counters=counters)
 
 
 def columns(pid: int, tier: str = "full") -> Columns:
-    """A capture as the engine gives it; pid 0 is this process."""
+    """A capture as the engine gives it, to look into; pid 0 is this process."""
     depth, counters = TIERS[tier]
-    return Columns.capture(Request(pid, depth=Depth[depth.upper()], counters=counters))
-
-
-def capture(pid: int, tier: str) -> object:
-    """A capture as a user gets it, where the library takes a depth already."""
-    if not _HAS_DEPTH:
-        return columns(pid, tier)
-    depth, counters = TIERS[tier]
-    arguments: dict[str, Any] = {"depth": depth, "counters": counters}
-    return pytest_pmaps.snapshot(pid or None, **arguments)
+    return Columns.capture(Request(pid, depth=depth, counters=counters))
