@@ -57,7 +57,7 @@ def _pytest(folder: Path, *options: str) -> int:
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--rootdir", str(folder)]
     quiet = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"]
     # pytest rewrites the assertions of a plugin once and keeps the result, where it may: here.
-    kept = {"PYTHONPYCACHEPREFIX": str(folder / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
+    kept = {"PYTHONPYCACHEPREFIX": str(folder.parent / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
     environment = os.environ | kept | {"PYTEST_ADDOPTS": ""}
     process = subprocess.Popen(
         [*command, *quiet, *options, str(folder)],
