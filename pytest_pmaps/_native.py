@@ -33,12 +33,14 @@ __all__ = [
     "Interval",
     "MappingInfo",
     "NewRange",
+    "NotStopped",
     "ObjectInfo",
     "Request",
     "Tick",
     "Window",
     "probe",
     "require_engine",
+    "tracer_path",
 ]
 
 #: What the mapcount column holds where no upper bound is known.
@@ -159,6 +161,14 @@ def require_engine() -> None:
     )
 
 
+def tracer_path() -> str:
+    """The program that holds a target still; it lies beside the engine."""
+    require_engine()
+    from . import _engine
+
+    return os.path.join(os.path.dirname(str(_engine.__file__)), "pmaps-tracer")
+
+
 # ---- errors
 
 
@@ -179,11 +189,21 @@ _DENIED = (
 )
 
 
+class NotStopped(PmapsError):
+    """The tracer did not stop the target, with an errno; ``stopping`` puts it into words."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"not stopped: {os.strerror(code)}")
+        self.code = code
+
+
 def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
     __tracebackhide__ = True
     who = _who(pid)
     if code in _GONE:
         raise ProcessGone(f"{who} {_GONE[code]}")
+    if stage == lib.PM_AT_STOP:
+        raise NotStopped(code)
     if code in (errno.EACCES, errno.EPERM):
         raise AccessDenied(f"{who}: {detail} may not be read: {_DENIED}")
     if stage == lib.PM_AT_PAGEMAP and code == errno.ENOENT:
@@ -394,6 +414,11 @@ class Columns:
         """Pages that were missed, or met twice, as memory moved; by the kernel's total."""
         return int(self._header.missed_pages)
 
+    @property
+    def stopped_ns(self) -> int:
+        """For how long the target stood still, nanoseconds; 0: it ran."""
+        return int(self._header.stopped_ns)
+
     # ---- mappings
 
     def __len__(self) -> int:
@@ -574,6 +599,7 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            stopped_ns=self.stopped_ns,
         )
 
     def _plain_mapping(self, i: int) -> PlainMapping:
@@ -662,6 +688,7 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "stopped_ns": p.stopped_ns,
                 "comm": p.comm.encode("utf-8", "surrogateescape")[:15],
             },
         )

@@ -7,6 +7,7 @@ from typing import Any
 from ._native import Columns, Request
 from .errors import ProcessGone
 from .snapshots import Snapshot
+from .stopping import capture_stopped
 
 __all__ = ["pid_of", "snapshot"]
 
@@ -52,7 +53,7 @@ def _name(target: object) -> str:
     return f"the {type(target).__name__}"
 
 
-def snapshot(target: object = None) -> Snapshot:
+def snapshot(target: object = None, *, stop: bool = False) -> Snapshot:
     """Capture the memory of a process: ``target`` is a pid, anything with a ``pid``
     (``subprocess.Popen``, ``psutil.Process``, ``multiprocessing.Process``, asyncio's process),
     or None for this process.
@@ -60,8 +61,13 @@ def snapshot(target: object = None) -> Snapshot:
     Capturing our own process does not show in the result: the engine works in memory of its
     own, which is left out.
 
+    ``stop`` holds another process still while it is captured, so that nothing in it moves; what
+    that does to it is in docs/stopping.md.  Its ``stopped_ns`` says for how long.
+
     Raises ProcessGone (also for zombies and kernel threads, which have no memory),
-    AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target.
+    AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target,
+    PmapsError for one that would not stop.
     """
     __tracebackhide__ = True
-    return Snapshot(Columns.capture(Request(pid_of(target))))
+    request = Request(pid_of(target))
+    return Snapshot(capture_stopped(request) if stop else Columns.capture(request))

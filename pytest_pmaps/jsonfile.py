@@ -86,6 +86,7 @@ def _head(snapshot: PlainSnapshot) -> dict[str, object]:
         "appeared": snapshot.appeared,
         "raced_pages": snapshot.raced_pages,
         "missed_pages": snapshot.missed_pages,
+        "stopped_ns": snapshot.stopped_ns,
         "sources": " ".join(source.name.lower() for source in snapshot.sources),
         "status": snapshot.status,
     }
@@ -244,6 +245,7 @@ def _snapshot(value: object) -> tuple[PlainSnapshot, dict[str, Any]]:
     snapshot.appeared = record.need("appeared", _integer(_U32))
     snapshot.raced_pages = record.need("raced_pages", _integer(_U64))
     snapshot.missed_pages = record.need("missed_pages", _integer(1 << 52))
+    snapshot.stopped_ns = record.get("stopped_ns", _integer(_U64), 0)
     snapshot.sources = record.need("sources", _sources)
     snapshot.status = record.need("status", _numbers)
     extra: dict[str, Any] = record.get("extra", _any_object, {})

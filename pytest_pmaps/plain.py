@@ -90,3 +90,4 @@ class PlainSnapshot:
     appeared: int = 0
     raced_pages: int = 0
     missed_pages: int = 0
+    stopped_ns: int = 0

@@ -211,6 +211,11 @@ class Snapshot(Counted):
         """The kernel interfaces that answered in this capture."""
         return self.columns.sources
 
+    @property
+    def stopped_ns(self) -> int:
+        """For how long the process stood still to be captured, in nanoseconds; 0: it ran."""
+        return self.columns.stopped_ns
+
     @cached_property
     def verdict(self) -> Verdict:
         """How far it may be trusted."""
