@@ -22,7 +22,7 @@
 #endif
 
 #define MAX_ARENAS 64
-#define KEEP_ARENA ((size_t)8 << 20) /* larger ones go back to the kernel after use */
+#define KEEP_ARENA ((size_t)16 << 20) /* larger ones go back to the kernel after use */
 
 struct block {
     struct block *next, *prev;
@@ -150,7 +150,7 @@ void pm__arena_put(struct pm__arena *arena)
     *arena = (struct pm__arena){0};
 }
 
-/* n zeroed elements, or NULL when the arena is used up (it is never grown meanwhile). */
+/* n elements, or NULL when the arena is used up (it is never grown meanwhile). */
 void *pm__take(struct pm__arena *arena, size_t n, size_t each)
 {
     size_t bytes;
@@ -161,7 +161,13 @@ void *pm__take(struct pm__arena *arena, size_t n, size_t each)
         return NULL;
     void *p = arena->base + arena->used;
     arena->used += bytes;
-    return memset(p, 0, bytes);
+    return p;
+}
+
+void *pm__take_zeroed(struct pm__arena *arena, size_t n, size_t each)
+{
+    void *p = pm__take(arena, n, each);
+    return p ? memset(p, 0, n * each) : NULL;
 }
 
 void *pm__block_new(size_t size)
@@ -224,4 +230,17 @@ bool pm__is_ours(uint64_t start, uint64_t end, bool inherited)
     }
     pthread_mutex_unlock(&lock);
     return start < end && at >= end;
+}
+
+/* Bytes of memory of ours that a capture of ourselves leaves out; all of it is resident. */
+size_t pm__ours(void)
+{
+    size_t sum = 0;
+    pthread_mutex_lock(&lock);
+    for (struct block *b = blocks; b; b = b->next)
+        sum += b->size;
+    for (int i = 0; i < MAX_ARENAS; i++)
+        sum += arenas[i].base ? arenas[i].size : 0;
+    pthread_mutex_unlock(&lock);
+    return sum;
 }

@@ -66,8 +66,10 @@ static bool check_mapping(const struct check *k, const pm_mapping *m, size_t lin
         return refuse(k, line, "an object that does not exist");
     if (m->kind > PM_KIND_HUGETLB)
         return refuse(k, line, "a kind that does not exist");
-    for (int n = 0; n < PM_N_COUNTERS; n++)
-        if (m->before[n] < -1 || m->after[n] < -1 || m->before[n] > MOST || m->after[n] > MOST)
+    const pm_counters *counters = k->in->counters ? &k->in->counters[line - 1] : NULL;
+    for (int n = 0; counters && n < PM_N_COUNTERS; n++)
+        if (counters->before[n] < -1 || counters->after[n] < -1 || counters->before[n] > MOST ||
+            counters->after[n] > MOST)
             return refuse(k, line, "a counter that cannot be");
     if (m->dirty_lo > m->dirty_hi)
         return refuse(k, line, "bounds that are the wrong way round");
@@ -114,6 +116,8 @@ static bool check_header(const struct check *k)
     uint64_t ps = k->header->page_size;
     if (ps < 512 || ps > (UINT64_C(1) << 30) || (ps & (ps - 1)))
         return refuse(k, 0, "a page size that no machine has");
+    if (k->header->depth > PM_FULL)
+        return refuse(k, 0, "a depth that does not exist");
     if (k->in->n_ranges > UINT32_MAX || k->in->n_strings > UINT32_MAX)
         return refuse(k, 0, "more than fits");
     return true;
@@ -134,6 +138,7 @@ int pm_build(const pm_header *header, const pm_columns *in, pm_snapshot **out, p
         return -PM_E_FORMAT;
     struct pm__sizes sizes = {
         .mappings = in->n_mappings,
+        .counters = in->counters ? in->n_mappings : 0,
         .objects = in->n_objects,
         .parts = in->n_parts,
         .strings = in->n_strings,
@@ -148,6 +153,7 @@ int pm_build(const pm_header *header, const pm_columns *in, pm_snapshot **out, p
     snap->header = *header;
     const pm_columns *col = &snap->columns;
     copy(col->mappings, in->mappings, in->n_mappings, sizeof *in->mappings);
+    copy(col->counters, in->counters, sizes.counters, sizeof *in->counters);
     copy(col->objects, in->objects, in->n_objects, sizeof *in->objects);
     copy(col->parts, in->parts, in->n_parts, sizeof *in->parts);
     copy(col->strings, in->strings, in->n_strings, 1);

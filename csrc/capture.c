@@ -33,10 +33,8 @@ bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char
 
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at, uint32_t *at_len)
 {
-    if (len > c->room.strings - c->n_strings) {
-        c->room.strings *= 2;
+    if (len > c->room.strings - c->n_strings)
         return -ENOBUFS;
-    }
     memcpy(c->strings + c->n_strings, s, len);
     *at = (uint32_t)c->n_strings;
     *at_len = (uint32_t)len;
@@ -44,50 +42,87 @@ int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *a
     return 0;
 }
 
-static size_t size_of(const struct pm__room *r)
+bool pm__wants_counters(const struct pm__capture *c)
 {
-    return r->mappings * (sizeof(pm_mapping) + sizeof(struct pm__span)) + r->strings +
-           r->objects * sizeof(pm_object) + r->parts * sizeof(pm_part) +
-           r->pages * (2 * sizeof(uint64_t) + 4 * sizeof(uint32_t)) + PM__SCRATCH +
-           ((size_t)64 << 10); /* alignment, and the small things taken on the way */
+    const pm_request *q = c->request;
+    return q->depth == PM_TOTALS || (q->depth != PM_PAGES && q->counters);
+}
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
+#define TICK_NS 20000000
+
+/* Tells the caller how far it is, now and then, and asks whether to go on.  Never while the
+ * target stands still: whoever is told may take his time. */
+int pm__tick(struct pm__capture *c, uint64_t pages)
+{
+    c->done += pages;
+    if (!c->request->tick || c->stopped)
+        return 0;
+    uint64_t now = monotonic_ns();
+    if (now - c->ticked_ns < TICK_NS)
+        return 0;
+    uint64_t done = c->done < c->total ? c->done : c->total;
+    int rc = c->request->tick(c->request->tick_arg, done, c->total);
+    c->ticked_ns = monotonic_ns();
+    return rc ? -ECANCELED : 0;
+}
+
+#define PER_PAGE (2 * sizeof(uint64_t) + 2 * sizeof(uint32_t) + PM__ASIDE)
+
+static size_t size_of(const struct pm__capture *c)
+{
+    const struct pm__room *r = &c->room;
+    size_t counters = pm__wants_counters(c) ? sizeof(pm_counters) : 0;
+    return r->mappings * (sizeof(pm_mapping) + sizeof(struct pm__span) + counters) + r->strings +
+           r->objects * sizeof(pm_object) + r->parts * sizeof(pm_part) + r->pages * PER_PAGE +
+           PM__SCRATCH + ((size_t)128 << 10); /* alignment, and the small things on the way */
+}
+
+/* What is resident or swapped out is listed; zero pages and markers are too, and not counted. */
+static size_t guess_pages(const struct pm__capture *c)
+{
+    const pm_header *h = &c->header;
+    uint64_t most = c->request->max_pages, pages = 32768;
+    if (c->request->depth < PM_PAGES)
+        return 1;
+    if (h->vm_rss != UINT64_MAX && h->vm_swap != UINT64_MAX) {
+        pages = (h->vm_rss + h->vm_swap) / h->page_size;
+        pages += pages / 16 + 4096;
+    }
+    return most && most < pages ? most : pages;
 }
 
 static int furnish(struct pm__capture *c)
 {
     struct pm__room *r = &c->room;
     struct pm__arena *a = &c->arena;
-    int rc = pm__arena_get(a, size_of(r));
+    size_t guess = guess_pages(c);
+    r->pages = r->pages > guess ? r->pages : guess;
+    int rc = pm__arena_get(a, size_of(c));
     if (rc < 0)
         return pm__fail(c, -rc, PM_AT_ARENA, "");
     c->mappings = pm__take(a, r->mappings, sizeof *c->mappings);
-    c->spans = pm__take(a, r->mappings, sizeof *c->spans);
+    if (pm__wants_counters(c))
+        c->counters = pm__take(a, r->mappings, sizeof *c->counters);
+    c->spans = pm__take_zeroed(a, r->mappings, sizeof *c->spans);
     c->strings = pm__take(a, r->strings, 1);
     c->objects = pm__take(a, r->objects, sizeof *c->objects);
     c->parts = pm__take(a, r->parts, sizeof *c->parts);
     c->pages.vpn = pm__take(a, r->pages, sizeof(uint64_t));
     c->pages.entry = pm__take(a, r->pages, sizeof(uint64_t));
-    c->pages.set = pm__take(a, r->pages, sizeof(uint32_t));
-    c->pages.known = pm__take(a, r->pages, sizeof(uint32_t));
-    c->pages.mapcount_lo = pm__take(a, r->pages, sizeof(uint32_t));
-    c->pages.mapcount_hi = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.state = pm__take(a, r->pages, sizeof(uint32_t));
+    c->pages.mapcount = pm__take(a, r->pages, sizeof(uint32_t));
+    c->aside = pm__take(a, r->pages, PM__ASIDE);
     c->pages.cap = r->pages;
+    c->total = 2 * r->pages + r->pages / 4;
     c->scratch = pm__take(a, PM__SCRATCH, 1);
     return c->scratch ? 0 : pm__fail(c, ENOMEM, PM_AT_ARENA, "");
-}
-
-/* Zero pages and PMD mappings, where counters do not tell; between the two readings. */
-static int ask_scan(struct pm__capture *c)
-{
-    for (size_t i = 0; i < c->n_mappings; i++) {
-        int rc = 0;
-        if (pm__wants_scan(c, i, PM_ZERO))
-            rc = pm__scan(c, i, PM_SCAN_ZERO, PM_ZERO);
-        if (rc == 0 && pm__wants_scan(c, i, PM_HUGE))
-            rc = pm__scan(c, i, PM_SCAN_HUGE, PM_HUGE);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
 }
 
 static uint64_t now_ns(void)
@@ -97,30 +132,76 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
 }
 
-/* Counters, pages, pages again, counters again: what is the same on both sides
- * held while the pages were looked up, and may be inferred from. */
+/* Read once, a counter is what it is. */
+static void take_counters_twice(struct pm__capture *c)
+{
+    for (size_t i = 0; c->counters && i < c->n_mappings; i++)
+        memcpy(c->counters[i].after, c->counters[i].before, sizeof c->counters[i].after);
+}
+
+/* Counters again: what is the same on both sides held while the pages were looked up, and may
+ * be inferred from.  Where the target stood still there is nothing to ask. */
+static int read_after(struct pm__capture *c)
+{
+    if (c->stopped) {
+        take_counters_twice(c);
+        return 0;
+    }
+    int rc = pm__smaps_read(c, PM__AFTER);
+    return rc < 0 ? rc : pm__numa_read(c, PM__AFTER);
+}
+
+/* Counters, pages, pages again, counters again. */
 static int sandwich(struct pm__capture *c)
 {
     int rc;
-    c->header.captured_ns = now_ns();
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
-        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = ask_scan(c)) < 0 ||
-        (rc = pm__pagemap_verify(c)) < 0 || (rc = pm__smaps_read(c, PM__AFTER)) < 0 ||
-        (rc = pm__numa_read(c, PM__AFTER)) < 0)
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
+        (rc = pm__pagemap_verify(c)) < 0)
         return rc;
-    c->header.complete = 1;
-    return 0;
+    return read_after(c);
+}
+
+/* Mappings, pages once, mappings again. */
+static int open_sandwich(struct pm__capture *c)
+{
+    int rc;
+    if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__pagemap_read(c)) < 0 ||
+        (rc = pm__ask_scan(c)) < 0)
+        return rc;
+    return c->stopped ? 0 : pm__smaps_read(c, PM__AFTER);
+}
+
+static int read_all(struct pm__capture *c)
+{
+    int rc, depth = c->request->depth;
+    c->header.captured_ns = now_ns();
+    if (depth == PM_FULL) {
+        rc = sandwich(c);
+    } else if (depth == PM_PAGES) {
+        rc = open_sandwich(c);
+    } else {
+        rc = depth == PM_TOTALS ? pm__rollup_read(c) : pm__smaps_read(c, PM__BEFORE);
+        take_counters_twice(c);
+    }
+    if (rc == 0)
+        c->header.complete = 1;
+    return rc;
 }
 
 static int attempt(struct pm__capture *c, pm_snapshot **out)
 {
     int rc;
-    if ((rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 || (rc = pm__stop(c)) < 0)
+    if ((rc = pm__target_find(c)) < 0 || (rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 ||
+        (rc = pm__stop(c)) < 0)
         return rc;
-    rc = sandwich(c);
+    rc = read_all(c);
     pm__resume(c);
-    if (rc < 0 || (rc = pm__elf_read(c)) < 0)
+    if (rc == 0 && c->request->depth >= PM_PAGES)
+        rc = pm__elf_read(c);
+    if (rc < 0)
         return rc;
+    pm__join_pages(c);
     for (size_t i = 0; i < c->n_mappings; i++)
         pm__infer(c, i);
     return pm__lay_out(c, out);
@@ -143,7 +224,11 @@ static void clear(struct pm__capture *c)
         .err = c->err,
         .request = c->request,
         .room = c->room,
+        .end = UINT64_MAX,
+        .ticked_ns = c->ticked_ns,
         .dir = -1,
+        .root = -1,
+        .maps = -1,
         .smaps = -1,
         .rollup = -1,
         .numa = -1,
@@ -155,9 +240,22 @@ static void clear(struct pm__capture *c)
     fresh.header.self = pid == 0 || pid == getpid();
     fresh.header.pid = fresh.header.self ? getpid() : pid;
     fresh.header.depth = (uint32_t)c->request->depth;
+    fresh.header.partial = c->request->n_extents > 0;
     fresh.header.page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     *c = fresh;
     memset(c->err, 0, sizeof *c->err);
+}
+
+static bool is_valid(const pm_request *q)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = 0;
+    for (size_t i = 0; i < q->n_extents; i++) {
+        const pm_extent *e = &q->extents[i];
+        if (e->start >= e->end || e->start < end || e->start % page || e->end % page)
+            return false;
+        end = e->end;
+    }
+    return q->depth >= PM_TOTALS && q->depth <= PM_FULL;
 }
 
 int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snapshot **out,
@@ -168,8 +266,12 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .err = err,
         .request = request,
         .room =
-            {.mappings = 1024, .pages = 32768, .strings = 1 << 17, .objects = 256, .parts = 2048},
+            {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
+        .ticked_ns = monotonic_ns(),
     };
+    *out = NULL;
+    if (!is_valid(request))
+        return pm__fail(&c, EINVAL, PM_AT_REQUEST, "");
     int execs = 0, moves = 0;
     for (int tries = 0; tries < MAX_TRIES; tries++) {
         clear(&c);

@@ -22,6 +22,12 @@ struct state {
 static const struct state nothing_there = {0, PM__PUBLIC};
 static const struct state unseen = {0, 0};
 
+/* Whether pages were looked at; else there may be any, in any state. */
+static bool has_pages(const pm_snapshot *s)
+{
+    return s->header.depth >= PM_PAGES;
+}
+
 /* Facts that pages of a hugetlb mapping can have, of which nothing is captured. */
 static const uint32_t hugetlb_facts = (PM_BIT(PM_WRITEBACK + 1) - 1) | PM_BIT(PM_PRESENT) |
                                       PM_BIT(PM_DIRTY) | PM_BIT(PM_TOUCHED) | PM_BIT(PM_PORD);
@@ -94,6 +100,7 @@ static bool good_windows(const pm_snapshot *s, const pm_window *w, size_t n)
 
 struct counter {
     const pm_columns *c;
+    bool has_pages;
     uint64_t page_size;
     pm_interval out[PM_N_METRICS];
 };
@@ -147,9 +154,13 @@ static void widen(struct counter *k, uint32_t facts, uint64_t n)
             k->out[bit].hi += n;
 }
 
-static uint64_t hugetlb_pages(const pm_mapping *m, uint64_t page_size, uint64_t most)
+static uint64_t hugetlb_pages(const pm_columns *c, const pm_mapping *m, uint64_t page_size,
+                              uint64_t most)
 {
-    int64_t private = m->after[PM_C_PRIVATE_HUGETLB], shared = m->after[PM_C_SHARED_HUGETLB];
+    if (!c->counters)
+        return most;
+    const int64_t *counters = c->counters[m - c->mappings].after;
+    int64_t private = counters[PM_C_PRIVATE_HUGETLB], shared = counters[PM_C_SHARED_HUGETLB];
     if (private < 0 || shared < 0)
         return most;
     uint64_t n = (uint64_t)(private + shared) / page_size;
@@ -163,8 +174,8 @@ static void count_window(struct counter *k, const pm_window *w)
     pm_interval dirty = k->out[PM_DIRTY];
     each_piece(k->c, m, w->start / ps, w->end / ps, count_piece, k);
     if (m->kind == PM_KIND_HUGETLB)
-        widen(k, hugetlb_facts, hugetlb_pages(m, ps, pages));
-    uint64_t missed = unlisted(k->c, m);
+        widen(k, hugetlb_facts, hugetlb_pages(k->c, m, ps, pages));
+    uint64_t missed = k->has_pages ? unlisted(k->c, m) : pages;
     widen(k, PM__PUBLIC, missed < pages ? missed : pages);
     for (int x = PM_M_PRIVATE_CLEAN; x <= PM_M_PSS; x++)
         k->out[x].hi += (missed < pages ? missed : pages) * (x == PM_M_PSS ? ps : 1);
@@ -190,7 +201,8 @@ static void doubt(pm_interval *out, size_t n_out, uint64_t amount, size_t n_wind
 
 int pm_count(const pm_snapshot *s, const pm_window *w, size_t n, pm_interval out[PM_N_METRICS])
 {
-    struct counter k = {.c = &s->columns, .page_size = s->header.page_size};
+    struct counter k = {
+        .c = &s->columns, .has_pages = has_pages(s), .page_size = s->header.page_size};
     if (!good_windows(s, w, n))
         return -EINVAL;
     for (size_t i = 0; i < n; i++)
@@ -208,6 +220,7 @@ typedef void new_fn(void *arg, uint64_t page, uint64_t count, struct state now,
 
 struct comparison {
     const pm_columns *now, *before;
+    bool before_has_pages;
     struct state unmapped; /* what the earlier one says of places that it does not list */
     uint64_t page_size;
     new_fn *fn;
@@ -249,7 +262,7 @@ static void against_mapping(const struct comparison *k, const pm_mapping *m, uin
 {
     const pm_columns *c = k->before;
     size_t stop = (size_t)m->first_range + m->n_ranges;
-    struct state gap = state_of_gap(c, m);
+    struct state gap = k->before_has_pages ? state_of_gap(c, m) : unseen;
     for (size_t r = first_range_at(c, m, page); page < end; r++) {
         uint64_t from = r < stop && c->page[r] < end ? c->page[r] : end;
         if (from > page)
@@ -286,13 +299,20 @@ static void compare_piece(void *arg, const pm_mapping *m, struct piece p)
     }
 }
 
+static bool lists_all(const pm_snapshot *s)
+{
+    return s->header.complete && !s->header.appeared && !s->header.partial &&
+           s->header.depth >= PM_MAPPINGS;
+}
+
 static int compare(const pm_snapshot *later, const pm_snapshot *earlier, const pm_window *w,
                    size_t n, new_fn *fn, void *arg)
 {
     struct comparison k = {
         .now = &later->columns,
         .before = &earlier->columns,
-        .unmapped = earlier->header.complete && !earlier->header.appeared ? nothing_there : unseen,
+        .before_has_pages = has_pages(earlier),
+        .unmapped = lists_all(earlier) ? nothing_there : unseen,
         .page_size = later->header.page_size,
         .fn = fn,
         .arg = arg,
@@ -323,9 +343,9 @@ int pm_new(const pm_snapshot *later, const pm_snapshot *earlier, const pm_window
     for (size_t i = 0; rc == 0 && i < n; i++) {
         const pm_mapping *m = &later->columns.mappings[w[i].mapping];
         uint64_t pages = (w[i].end - w[i].start) / later->header.page_size;
-        uint64_t missed = unlisted(&later->columns, m);
+        uint64_t missed = has_pages(later) ? unlisted(&later->columns, m) : pages;
         uint64_t huge = m->kind == PM_KIND_HUGETLB
-                            ? hugetlb_pages(m, later->header.page_size, pages)
+                            ? hugetlb_pages(&later->columns, m, later->header.page_size, pages)
                             : 0;
         for (int bit = 0; bit < PM_N_BITS; bit++)
             out[bit].hi += (missed < pages ? missed : pages) +
@@ -398,8 +418,10 @@ static struct state at_page(const pm_snapshot *s, uint64_t page, const pm_mappin
     size_t i = mapping_at(c, s->header.page_size, page);
     *m = NULL;
     if (i == c->n_mappings || page >= c->mappings[i].end / s->header.page_size)
-        return nothing_there;
+        return lists_all(s) ? nothing_there : unseen;
     *m = &c->mappings[i];
+    if (!has_pages(s))
+        return unseen;
     size_t r = first_range_at(c, *m, page);
     if (r == (size_t)(*m)->first_range + (*m)->n_ranges || c->page[r] > page)
         return state_of_gap(c, *m);
@@ -411,14 +433,15 @@ static uint64_t frame_at(const pm_snapshot *s, uint64_t page)
     size_t lo = 0, n = s->n_frames;
     while (n) {
         size_t half = n / 2;
-        if (s->frame_page[lo + half] < page) {
+        if (s->frame_page[lo + half] + s->frame_count[lo + half] <= page) {
             lo += half + 1;
             n -= half + 1;
         } else {
             n = half;
         }
     }
-    return lo < s->n_frames && s->frame_page[lo] == page ? s->frame[lo] : 0;
+    bool covered = lo < s->n_frames && s->frame_page[lo] <= page;
+    return covered ? s->frame[lo] + (page - s->frame_page[lo]) : 0;
 }
 
 /* A private copy is shared with b when b has the very same frame at the same address. */
@@ -437,7 +460,7 @@ static void pair_file(struct pairing *k, const pm_mapping *m, uint64_t page)
 {
     uint64_t ps = k->a->header.page_size;
     uint64_t index = m->offset / ps + (page - m->start / ps);
-    bool yes = false, maybe = false;
+    bool yes = false, maybe = !lists_all(k->b);
     for (size_t i = 0; i < k->b->columns.n_mappings && !yes; i++) {
         const pm_mapping *o = &k->b->columns.mappings[i], *found;
         uint64_t first = o->offset / ps;
@@ -482,9 +505,9 @@ int pm_common(const pm_snapshot *a, const pm_window *w, size_t n, const pm_snaps
         each_piece(&a->columns, &a->columns.mappings[w[i].mapping], w[i].start / ps, w[i].end / ps,
                    pair_piece, &k);
         const pm_mapping *m = &a->columns.mappings[w[i].mapping];
-        k.out.hi += unlisted(&a->columns, m);
+        k.out.hi += has_pages(a) ? unlisted(&a->columns, m) : (w[i].end - w[i].start) / ps;
         if (m->kind == PM_KIND_HUGETLB)
-            k.out.hi += hugetlb_pages(m, ps, (w[i].end - w[i].start) / ps);
+            k.out.hi += hugetlb_pages(&a->columns, m, ps, (w[i].end - w[i].start) / ps);
     }
     doubt(&k.out, 1, a->header.missed_pages + b->header.missed_pages, n);
     *out = k.out;

@@ -360,14 +360,17 @@ static bool is_kind(const struct pm__file *f, uint32_t type)
  * not be woken by a look at it), then, for a regular file, in earnest. */
 static int open_mapped(struct pm__capture *c, const pm_mapping *m, struct pm__file *file)
 {
-    char path[5 + 4096];
-    int n = snprintf(path, sizeof path, "root%.*s", (int)m->name_len, c->strings + m->name);
-    if (n < 0 || (size_t)n >= sizeof path)
+    char path[4096];
+    if (c->root < 0)
+        return c->root;
+    if (m->name_len - 1 >= sizeof path)
         return -ENAMETOOLONG;
-    int fd = c->io->open(c->io->ctx, c->dir, path, O_PATH | O_NOFOLLOW);
+    memcpy(path, c->strings + m->name + 1, m->name_len - 1); /* without its slash: from the root */
+    path[m->name_len - 1] = '\0';
+    int fd = c->io->open(c->io->ctx, c->root, path, O_PATH | O_NOFOLLOW);
     if (fd == -ENOENT) {
         unescape(path);
-        fd = c->io->open(c->io->ctx, c->dir, path, O_PATH | O_NOFOLLOW);
+        fd = c->io->open(c->io->ctx, c->root, path, O_PATH | O_NOFOLLOW);
     }
     if (fd < 0)
         return fd;
@@ -377,7 +380,7 @@ static int open_mapped(struct pm__capture *c, const pm_mapping *m, struct pm__fi
         return rc;
     if (!is_kind(file, S_IFREG))
         return same_file(file, m) ? -EMEDIUMTYPE : -ESTALE;
-    fd = c->io->open(c->io->ctx, c->dir, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    fd = c->io->open(c->io->ctx, c->root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return fd;
     rc = c->io->stat(c->io->ctx, fd, file);
@@ -491,7 +494,14 @@ static int find_or_add(struct pm__capture *c, const pm_mapping *m, uint32_t *obj
     return 0;
 }
 
-int pm__elf_read(struct pm__capture *c)
+/* Where only pagemap was asked for, of everything, headers are not worth their time; but what
+ * kind of file it is has to be known. */
+static bool wants_headers(const struct pm__capture *c, const pm_mapping *m)
+{
+    return c->request->depth == PM_FULL || c->request->n_extents || m->kind == PM_KIND_UNKNOWN;
+}
+
+static int name_objects(struct pm__capture *c)
 {
     for (size_t i = 0; i < c->n_mappings; i++) {
         uint32_t object;
@@ -502,13 +512,31 @@ int pm__elf_read(struct pm__capture *c)
             return rc;
         c->mappings[i].object = object + 1;
     }
+    return 0;
+}
+
+static int examine_all(struct pm__capture *c)
+{
     for (uint32_t o = 0; o < c->n_objects; o++) {
         size_t i = 0;
         while (c->mappings[i].object != o + 1)
             i++;
-        int rc = examine(c, o, &c->mappings[i]);
+        c->objects[o].status = PM_ELF_UNASKED;
+        int rc = wants_headers(c, &c->mappings[i]) ? examine(c, o, &c->mappings[i]) : 0;
         if (rc < 0)
             return rc;
     }
     return 0;
+}
+
+int pm__elf_read(struct pm__capture *c)
+{
+    int rc = name_objects(c);
+    if (rc < 0)
+        return rc;
+    c->root = c->io->open(c->io->ctx, c->dir, "root", O_PATH | O_DIRECTORY);
+    rc = examine_all(c);
+    if (c->root >= 0)
+        c->io->close(c->io->ctx, c->root);
+    return rc;
 }

@@ -32,6 +32,7 @@ struct pm__io {
     int (*stat)(void *ctx, int fd, struct pm__file *out);
     int (*close)(void *ctx, int fd);
     void *ctx;
+    uint64_t table_pages; /* that one huge entry maps; 0: page size / 8, as of every machine */
 };
 
 extern const struct pm__io pm__kernel;
@@ -52,40 +53,70 @@ struct pm__arena {
 int pm__arena_get(struct pm__arena *arena, size_t size);
 void pm__arena_put(struct pm__arena *arena);
 void *pm__take(struct pm__arena *arena, size_t n, size_t each);
+void *pm__take_zeroed(struct pm__arena *arena, size_t n, size_t each);
 void *pm__block_new(size_t size);
 void pm__block_free(void *block);
 bool pm__is_ours(uint64_t start, uint64_t end, bool inherited);
+size_t pm__ours(void);
 
 /* ---- the raw pages of a capture ----------------------------------------- */
 /* Facts only the engine needs, above the public bits and never handed out. */
 enum {
-    PM__SWAPBACKED = 26,
-    PM__SWAPCACHE = 27,
-    PM__COMPOUND = 28,
-    PM__DRIFTED = 29, /* its sharing was changed by others meanwhile */
-    PM__STALE = 30,   /* its frame was reused between two reads */
-    PM__KCOUNT = 31   /* mapcount comes from kpagecount */
+    PM__SWAPBACKED = 25,
+    PM__SWAPCACHE = 26,
+    PM__COMPOUND = 27,
+    PM__DRIFTED = 28, /* its sharing was changed by others meanwhile */
+    PM__STALE = 29,   /* its frame was reused between two reads */
+    PM__KFLAGS = 30,  /* kpageflags told of it */
+    PM__KCOUNT = 31,  /* mapcount comes from kpagecount, or is as sure */
+    PM__FRAMED = 31   /* in `known` of a run: its frames follow each other */
 };
+
+/* Bits 56 and 61 of the entry, kept in the state of a page: frames are looked up in an order
+ * of their own, in which every other array to look into is a cache miss. */
+enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)
 #define PM_UNBOUNDED UINT32_MAX
 
+static inline uint32_t pm__entry_state(uint64_t entry)
+{
+    return (uint32_t)(entry >> 56 & 1) << PM__ENTRY_EXCLUSIVE |
+           (uint32_t)(entry >> 61 & 1) << PM__ENTRY_FILE;
+}
+
+/* What was read of each page, in address order. */
 struct pm__pages {
-    uint64_t *vpn;   /* virtual page number */
-    uint64_t *entry; /* raw pagemap entry, first pass */
-    uint32_t *set, *known;
-    uint32_t *mapcount_lo, *mapcount_hi;
+    uint64_t *vpn;      /* virtual page number */
+    uint64_t *entry;    /* raw pagemap entry, first reading */
+    uint32_t *state;    /* the bits above, and those of pm_bit that a file told of */
+    uint32_t *mapcount; /* with PM__KCOUNT; 1 before that, as most are */
     size_t n, cap;
 };
 
+/* Pages of one mapping that follow each other and of which the same was read: runs.c makes
+ * them in the memory of the pages, and from there on nothing works page by page. */
+struct pm__runs {
+    uint64_t *vpn, *count;
+    uint64_t *entry; /* of the first page; of the others only the frame differs */
+    uint32_t *set, *known, *lo, *hi;
+    size_t n;
+};
+
+/* Pages, later runs, of one mapping. */
 struct pm__span {
     size_t first, n;
+    bool cut;        /* only a piece of the mapping: its counters speak of more */
+    bool asked_zero; /* PAGEMAP_SCAN told which of its pages without bit 61 are zero pages, */
+    bool asked_huge_zero; /* which of the others are the huge zero page, */
+    bool asked_huge; /* and which a huge entry maps */
 };
 
 /* One entry of smaps while it is being read. */
 struct pm__record {
     pm_mapping m;
+    int64_t counters[PM_N_COUNTERS];
     const char *name;
     char vmflags[256]; /* kept apart until all of the entry is read: `extra` is one piece */
     size_t vmflags_len;
@@ -107,10 +138,11 @@ struct pm__capture {
     bool stopped; /* a tracer holds the target still */
     uint64_t stopped_at;
 
-    int dir, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
+    int dir, root, maps, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
 
     pm_mapping *mappings;
-    struct pm__span *spans; /* pages of each mapping */
+    pm_counters *counters; /* of each mapping; NULL where none are read */
+    struct pm__span *spans;
     size_t n_mappings;
     char *strings;
     size_t n_strings;
@@ -119,24 +151,33 @@ struct pm__capture {
     pm_part *parts;
     size_t n_parts;
     struct pm__pages pages;
+    void *aside; /* PM__ASIDE bytes a page: to sort in, then the rest of the runs */
+    struct pm__runs runs;
 
     uint64_t vm_size; /* VmSize, bytes */
+    uint64_t end;     /* capture ends below this address; moves down when it is full */
+    uint64_t ticked_ns, done, total; /* progress, in pages */
     char *scratch; /* PM__SCRATCH bytes, free between steps */
     bool unevictable_seen; /* the host has unevictable pages, or does not say */
     bool swap_seen;        /* the host has swap, or does not say */
 };
 
 #define PM__SCRATCH ((size_t)512 * 1024)
+#define PM__ASIDE ((size_t)16)
+#define PM__REGIONS ((size_t)2048) /* that one PAGEMAP_SCAN returns, at the end of scratch */
 
 /* The whole of pm_capture over any table of kernel functions. */
 int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snapshot **out,
                      pm_error *err);
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail);
+int pm__tick(struct pm__capture *c, uint64_t pages);
+bool pm__wants_counters(const struct pm__capture *c);
 bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
                    uint32_t *at_len);
 
 /* ---- target.c ------------------------------------------------------------ */
+int pm__target_find(struct pm__capture *c);
 int pm__target_open(struct pm__capture *c);
 void pm__target_close(struct pm__capture *c);
 int pm__target_verify(struct pm__capture *c);
@@ -155,18 +196,21 @@ void pm__resume(struct pm__capture *c);
 enum pm__pass { PM__BEFORE, PM__AFTER };
 
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass);
+int pm__rollup_read(struct pm__capture *c);
 int pm__numa_read(struct pm__capture *c, enum pm__pass pass);
 int pm__pagemap_read(struct pm__capture *c);
 int pm__pagemap_verify(struct pm__capture *c);
-int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit);
+struct pm_scan_region *pm__regions(const struct pm__capture *c);
+int pm__scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any);
+int pm__ask_scan(struct pm__capture *c);
 int pm__kpage_read(struct pm__capture *c);
 int pm__elf_read(struct pm__capture *c);
 uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
                             uint8_t *trust);
 
-/* ---- infer.c, ranges.c ---------------------------------------------------- */
+/* ---- runs.c, infer.c, ranges.c ---------------------------------------------------- */
+void pm__join_pages(struct pm__capture *c);
 void pm__infer(struct pm__capture *c, size_t mapping);
-bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit);
 int pm__lay_out(struct pm__capture *c, pm_snapshot **out);
 
 /* ---- parsing numbers out of (buffer, length) ------------------------------- */
@@ -186,13 +230,14 @@ const struct pm__features *pm__features(void);
 struct pm_snapshot {
     pm_header header;
     pm_columns columns;
-    /* For pm_common: frames of shared anonymous pages, sorted by page.  Never handed out. */
-    const uint64_t *frame_page, *frame;
+    /* For pm_common: frames of shared anonymous pages, sorted by page: so many from a page
+     * on, each one further.  Never handed out. */
+    const uint64_t *frame_page, *frame, *frame_count;
     size_t n_frames;
 };
 
 struct pm__sizes {
-    size_t mappings, objects, parts, strings, ranges, frames;
+    size_t mappings, counters, objects, parts, strings, ranges, frames;
 };
 
 /* A zeroed block with every column in place, its counts set from `sizes`. */

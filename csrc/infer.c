@@ -22,8 +22,8 @@ bool pm__settle(struct view *v, int bit, int among, int64_t total, enum pm_sourc
         if (unknown(v, i, among))
             return true; /* the counter speaks of pages we cannot name */
         if (is(v, i, among)) {
-            have += is(v, i, bit);
-            open += unknown(v, i, bit);
+            have += if_so(v, i, is(v, i, bit));
+            open += if_so(v, i, unknown(v, i, bit));
         }
     }
     if (total < have || total > have + open)
@@ -64,7 +64,7 @@ size_t pm__count_set(const struct view *v, int bit)
 {
     size_t n = 0;
     for (size_t i = 0; i < v->n; i++)
-        n += is(v, i, bit);
+        n += (size_t)if_so(v, i, is(v, i, bit));
     return n;
 }
 
@@ -72,7 +72,7 @@ size_t pm__count_open(const struct view *v, int bit)
 {
     size_t n = 0;
     for (size_t i = 0; i < v->n; i++)
-        n += unknown(v, i, bit);
+        n += (size_t)if_so(v, i, unknown(v, i, bit));
     return n;
 }
 
@@ -85,23 +85,29 @@ void pm__distrust(struct view *v, enum pm_trouble trouble)
 static bool is_still(const struct view *v)
 {
     return !(v->m->trouble & (PM_T_CHANGED | PM_T_RACED)) && pages_of(v, PM_C_RSS) >= 0 &&
-           pages_of(v, PM_C_ANONYMOUS) >= 0 && v->m->before[PM_C_SWAP] == v->m->after[PM_C_SWAP];
+           pages_of(v, PM_C_ANONYMOUS) >= 0 && v->k->before[PM_C_SWAP] == v->k->after[PM_C_SWAP];
 }
 
 /* ---- the whole of it --------------------------------------------------------------------- */
 
+#define NO_COUNTERS {[0 ... PM_N_COUNTERS - 1] = -1}
+
 static struct view view_of(struct pm__capture *c, size_t mapping)
 {
+    static const pm_counters none = {.before = NO_COUNTERS, .after = NO_COUNTERS};
     pm_mapping *m = &c->mappings[mapping];
     const struct pm__span *s = &c->spans[mapping];
+    const struct pm__runs *r = &c->runs;
     struct view v = {
         .c = c,
         .m = m,
-        .set = c->pages.set + s->first,
-        .known = c->pages.known + s->first,
-        .lo = c->pages.mapcount_lo + s->first,
-        .hi = c->pages.mapcount_hi + s->first,
-        .entry = c->pages.entry + s->first,
+        .k = c->counters ? &c->counters[mapping] : &none,
+        .set = r->set + s->first,
+        .known = r->known + s->first,
+        .lo = r->lo + s->first,
+        .hi = r->hi + s->first,
+        .entry = r->entry + s->first,
+        .count = r->count + s->first,
         .n = s->n,
         .shared = m->perms & PM_SHARED_MAP,
         .own_vma = m->kind == PM_KIND_ANON || m->kind == PM_KIND_UNKNOWN,
@@ -112,40 +118,11 @@ static struct view view_of(struct pm__capture *c, size_t mapping)
     return v;
 }
 
-static int64_t before(const pm_mapping *m, enum pm_counter k)
-{
-    return m->before[k] < 0 ? 0 : m->before[k];
-}
-
-/* PAGEMAP_SCAN is asked only where counters leave a question open that it answers.
- * Asked between the two readings of the pages, so by the first reading of counters. */
-bool pm__wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit bit)
-{
-    const pm_mapping *m = &c->mappings[mapping];
-    const struct pm__span *s = &c->spans[mapping];
-    int64_t candidates = 0, entries = 0, total = before(m, PM_C_ANONYMOUS);
-    if (m->kind == PM_KIND_SPECIAL || (bit == PM_ZERO && (m->perms & PM_SHARED_MAP)))
-        return false;
-    if (bit == PM_HUGE)
-        total = before(m, PM_C_ANON_HUGE_PAGES) + before(m, PM_C_SHMEM_PMD_MAPPED) +
-                before(m, PM_C_FILE_PMD_MAPPED);
-    for (size_t i = s->first; i < s->first + s->n; i++) {
-        uint64_t e = c->pages.entry[i];
-        bool files = (e & PM_PE_FILE) && m->kind != PM_KIND_ANON;
-        candidates += (e & PM_PE_PRESENT) &&
-                      (bit == PM_HUGE || (!files && !(c->pages.known[i] & PM_BIT(bit))));
-        entries += !(e & (PM_PE_PRESENT | PM_PE_GUARD));
-    }
-    if (bit == PM_ZERO && entries && candidates)
-        return true; /* counters may count a page on its way instead */
-    return candidates && total && total / (int64_t)c->header.page_size != candidates;
-}
-
 /* Pages that a reading of the counters had and the pages did not: they came or went. */
 static void note_unseen(struct view *v)
 {
-    int64_t before = v->m->before[PM_C_RSS], after = v->m->after[PM_C_RSS];
-    int64_t most = (before > after ? before : after) / (int64_t)v->c->header.page_size;
+    int64_t first = v->k->before[PM_C_RSS], second = v->k->after[PM_C_RSS];
+    int64_t most = (first > second ? first : second) / (int64_t)v->c->header.page_size;
     int64_t seen = (int64_t)(pm__count_set(v, PM_NORMAL) + pm__count_open(v, PM_NORMAL));
     if (most <= seen || v->m->trouble & PM_T_RACED)
         return;
@@ -156,7 +133,7 @@ static void note_unseen(struct view *v)
 void pm__infer(struct pm__capture *c, size_t mapping)
 {
     struct view v = view_of(c, mapping);
-    if (v.m->kind == PM_KIND_HUGETLB)
+    if (v.m->kind == PM_KIND_HUGETLB || c->request->depth < PM_PAGES)
         return; /* nothing of it was captured, and nothing is said of it */
     for (size_t i = 0; i < v.n; i++) {
         if (!raced(&v, i))

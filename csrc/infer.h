@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * infer.h - one mapping while it is being inferred about, and the steps, in the
- * order in which infer.c takes them.
+ * infer.h - one mapping while it is being inferred about, run by run, and the steps, in
+ * the order in which infer.c takes them.
  */
 #ifndef PM_INFER_H
 #define PM_INFER_H
@@ -11,8 +11,9 @@
 struct view {
     struct pm__capture *c;
     pm_mapping *m;
+    const pm_counters *k; /* its counters; each -1 where none were read */
     uint32_t *set, *known, *lo, *hi;
-    const uint64_t *entry;
+    const uint64_t *entry, *count; /* of run i; count in pages */
     size_t n;
     bool shared;     /* MAP_SHARED */
     bool own_vma;    /* anonymous VMA: the only kind that MADV_FREE works on */
@@ -66,14 +67,20 @@ static inline bool raced(const struct view *v, size_t i)
 /* A counter in pages, or -1 unless it was read twice with one answer. */
 static inline int64_t pages_of(const struct view *v, enum pm_counter k)
 {
-    int64_t b = v->m->before[k], a = v->m->after[k];
+    int64_t b = v->k->before[k], a = v->k->after[k];
     return b >= 0 && b == a ? b / (int64_t)v->c->header.page_size : -1;
 }
 
 static inline int64_t numa_of(const struct view *v, enum pm_counter k)
 {
-    int64_t b = v->m->before[k], a = v->m->after[k];
+    int64_t b = v->k->before[k], a = v->k->after[k];
     return b >= 0 && b == a ? b : -1;
+}
+
+/* The pages of run i where something holds of it. */
+static inline int64_t if_so(const struct view *v, size_t i, bool holds)
+{
+    return holds ? (int64_t)v->count[i] : 0;
 }
 
 static inline int64_t sum(int64_t a, int64_t b)

@@ -45,7 +45,7 @@ static void tell_lazyfree_from_frames(struct view *v)
             continue;
         if (!(v->known[i] & PM_BIT(PM__SWAPBACKED)))
             return;
-        candidates += !internal(v, i, PM__SWAPBACKED);
+        candidates += if_so(v, i, !internal(v, i, PM__SWAPBACKED));
     }
     if (!v->own_vma || !v->steady || lazy < 0 || (lazy != 0 && lazy != candidates))
         return;
@@ -112,8 +112,8 @@ static void tell_active(struct view *v)
     for (size_t i = 0; i < v->n; i++) {
         if (is(v, i, PM_NORMAL) && is_not(v, i, PM_ACTIVE))
             return; /* it may be unevictable, and counted all the same */
-        have += is(v, i, PM_NORMAL) && is(v, i, PM_ACTIVE);
-        open += is(v, i, PM_NORMAL) && unknown(v, i, PM_ACTIVE);
+        have += if_so(v, i, is(v, i, PM_NORMAL) && is(v, i, PM_ACTIVE));
+        open += if_so(v, i, is(v, i, PM_NORMAL) && unknown(v, i, PM_ACTIVE));
     }
     if (active < 0 || active < have || (active != have && active != have + open))
         return;

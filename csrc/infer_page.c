@@ -13,10 +13,12 @@ static void from_kpageflags(struct view *v, size_t i)
 {
     static const int facts[] = {PM_REFERENCED, PM_ACTIVE, PM_UPTODATE, PM_PAGEDIRTY,
                                 PM_WRITEBACK,  PM_KSM,    PM_ZERO};
-    if (unknown(v, i, PM_UPTODATE))
+    if (!internal(v, i, PM__KFLAGS))
         return;
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
         v->m->evidence[facts[k]] |= 1u << PM_SRC_KPAGEFLAGS;
+    if (!internal(v, i, PM__COMPOUND) && !internal(v, i, PM_ZERO))
+        v->m->evidence[PM_HUGE] |= 1u << PM_SRC_KPAGEFLAGS;
 }
 
 /* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only
@@ -149,9 +151,9 @@ static void check_anonymous(struct view *v)
     int64_t total = pages_of(v, PM_C_ANONYMOUS), have = 0, open = 0;
     size_t others = 0;
     for (size_t i = 0; i < v->n; i++) {
-        have += is(v, i, PM_ANON);
-        open += is(v, i, PM_PRESENT) && unknown(v, i, PM_ANON);
-        others += is_not(v, i, PM_ANON) && unknown(v, i, PM_NORMAL);
+        have += if_so(v, i, is(v, i, PM_ANON));
+        open += if_so(v, i, is(v, i, PM_PRESENT) && unknown(v, i, PM_ANON));
+        others += (size_t)if_so(v, i, is_not(v, i, PM_ANON) && unknown(v, i, PM_NORMAL));
     }
     if (!v->steady)
         return;
@@ -193,7 +195,7 @@ bool pm__may_be_migrating(const struct view *v)
                      (pm__features()->guard && (v->entry[i] & PM_PE_GUARD));
         if (!other && (v->entry[i] & PM_PE_FILE))
             return true;
-        entries += !other;
+        entries += if_so(v, i, !other);
     }
     return entries && !(counts_entries_only(v) && entries == swap);
 }
@@ -204,8 +206,8 @@ static void tell_swap(struct view *v)
     if (!v->still || total < 0 || !counts_entries_only(v))
         return;
     for (size_t i = 0; i < v->n; i++) {
-        open += unknown(v, i, PM_SWAPPED);
-        have += is(v, i, PM_SWAPPED);
+        open += if_so(v, i, unknown(v, i, PM_SWAPPED));
+        have += if_so(v, i, is(v, i, PM_SWAPPED));
     }
     if (total < have || total > have + open) {
         pm__distrust(v, PM_T_SWAP);
@@ -225,8 +227,8 @@ static int64_t huge_pages(const struct view *v)
     int64_t shmem = pages_of(v, PM_C_SHMEM_PMD_MAPPED);
     int64_t file = pages_of(v, PM_C_FILE_PMD_MAPPED);
     /* A kernel that does not print a line has no such pages. */
-    shmem = v->m->before[PM_C_SHMEM_PMD_MAPPED] < 0 ? 0 : shmem;
-    file = v->m->before[PM_C_FILE_PMD_MAPPED] < 0 ? 0 : file;
+    shmem = v->k->before[PM_C_SHMEM_PMD_MAPPED] < 0 ? 0 : shmem;
+    file = v->k->before[PM_C_FILE_PMD_MAPPED] < 0 ? 0 : file;
     return sum(anon, sum(shmem, file));
 }
 

@@ -14,6 +14,13 @@ static void bound(struct view *v, size_t i, uint32_t lo, uint32_t hi, enum pm_so
     v->m->evidence[PM_MAPCOUNT] |= (uint16_t)(1u << source);
 }
 
+/* kpage.c does not look up the mapcount of a small page that pagemap calls exclusive. */
+static enum pm_source counted_by(const struct view *v, size_t i)
+{
+    bool exclusive = (v->entry[i] & PM_PE_EXCLUSIVE) && !internal(v, i, PM__COMPOUND);
+    return exclusive ? PM_SRC_PAGEMAP : PM_SRC_KPAGECOUNT;
+}
+
 /* Bit 56 of pagemap speaks of small pages only: of a huge page it sees the head. */
 static void sharing_from_pagemap(struct view *v)
 {
@@ -26,11 +33,12 @@ static void sharing_from_pagemap(struct view *v)
             bool agree = internal(v, i, PM__COMPOUND) || once == (v->lo[i] == 1);
             if (internal(v, i, PM__DRIFTED) || !agree) {
                 v->set[i] &= ~PM_BIT(PM__KCOUNT);
-                v->m->drifted_pages += !internal(v, i, PM__DRIFTED);
+                v->m->drifted_pages += (uint32_t)if_so(v, i, !internal(v, i, PM__DRIFTED));
                 bound(v, i, 1, PM_UNBOUNDED, PM_SRC_PAGEMAP);
             } else {
-                decide(v, i, PM_EXCLUSIVE, v->lo[i] == 1, PM_SRC_KPAGECOUNT);
-                v->m->evidence[PM_MAPCOUNT] |= 1u << PM_SRC_KPAGECOUNT;
+                enum pm_source source = counted_by(v, i);
+                decide(v, i, PM_EXCLUSIVE, v->lo[i] == 1, source);
+                v->m->evidence[PM_MAPCOUNT] |= (uint16_t)(1u << source);
             }
         } else if (is_not(v, i, PM_HUGE) && !internal(v, i, PM__DRIFTED)) {
             decide(v, i, PM_EXCLUSIVE, once, PM_SRC_PAGEMAP);
@@ -85,15 +93,16 @@ static void tell_counts(struct view *v)
  * and printed in whole kB. */
 static void check_pss(struct view *v)
 {
-    int64_t pss = v->m->before[PM_C_PSS];
+    int64_t pss = v->k->before[PM_C_PSS];
     double lo = 0, hi = 0, page = (double)v->c->header.page_size;
-    if (!v->steady || v->m->drifted_pages || pss < 0 || pss != v->m->after[PM_C_PSS])
+    if (!v->steady || v->m->drifted_pages || pss < 0 || pss != v->k->after[PM_C_PSS])
         return;
     for (size_t i = 0; i < v->n; i++) {
         if (is_not(v, i, PM_NORMAL))
             continue;
-        lo += !is(v, i, PM_NORMAL) || v->hi[i] == PM_UNBOUNDED ? 0 : page / v->hi[i];
-        hi += v->lo[i] ? page / v->lo[i] : page;
+        double bytes = page * (double)v->count[i];
+        lo += !is(v, i, PM_NORMAL) || v->hi[i] == PM_UNBOUNDED ? 0 : bytes / v->hi[i];
+        hi += v->lo[i] ? bytes / v->lo[i] : bytes;
     }
     if ((double)pss > hi + 1024 || (double)pss + 2048 < lo)
         pm__blame(v, PM_T_PSS);

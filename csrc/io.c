@@ -15,7 +15,10 @@
 static int kernel_open(void *ctx, int dir, const char *path, int flags)
 {
     (void)ctx;
-    int fd = openat(dir, path, flags | O_CLOEXEC);
+    int fd;
+    do
+        fd = openat(dir, path, flags | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR); /* of a mapped file, on FUSE or NFS */
     return fd < 0 ? -errno : fd;
 }
 
@@ -44,9 +47,11 @@ static int kernel_stat(void *ctx, int fd, struct pm__file *out)
     (void)ctx;
     struct stat st;
     struct statfs fs;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (fstatfs(fd, &fs) < 0)
+    int rc;
+    do
+        rc = fstat(fd, &st) < 0 ? -1 : fstatfs(fd, &fs);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
         return -errno;
     *out = (struct pm__file){
         .dev_major = major(st.st_dev),

@@ -80,8 +80,10 @@ static int on_line(void *arg, const char *text, size_t len)
         r->cursor++;
     if (r->cursor == r->c->n_mappings || r->c->mappings[r->cursor].start != l.start)
         return 0; /* appeared since, or our own arena */
-    pm_mapping *m = &r->c->mappings[r->cursor++];
-    int64_t *counters = r->pass == PM__BEFORE ? m->before : m->after;
+    size_t i = r->cursor++;
+    if (r->c->spans[i].cut)
+        return 0;
+    int64_t *counters = r->pass == PM__BEFORE ? r->c->counters[i].before : r->c->counters[i].after;
     counters[PM_C_NUMA_PAGES] = (int64_t)l.pages;
     counters[PM_C_NUMA_DIRTY] = (int64_t)l.dirty;
     counters[PM_C_NUMA_MAPMAX] = (int64_t)l.mapmax;
@@ -94,7 +96,7 @@ static int on_line(void *arg, const char *text, size_t len)
 int pm__numa_read(struct pm__capture *c, enum pm__pass pass)
 {
     struct reader r = {.c = c, .pass = pass};
-    if (c->numa < 0)
+    if (c->numa < 0 || !c->counters)
         return 0;
     int rc = pm__each_line(c->io, c->numa, c->scratch, PM__SCRATCH, on_line, &r);
     if (rc == -PM_E_FORMAT)

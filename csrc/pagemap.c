@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * pagemap.c - /proc/PID/pagemap and the PAGEMAP_SCAN ioctl on it.
+ * pagemap.c - /proc/PID/pagemap.
  *
  * The pages are read twice.  What differs between the two readings changed
  * while it was captured, and nothing is claimed of it.
@@ -12,8 +12,7 @@
 #include <string.h>
 
 /* One scratch buffer holds pagemap entries in front and scanned regions behind. */
-#define REGIONS ((size_t)2048)
-#define ENTRIES ((PM__SCRATCH - REGIONS * sizeof(struct pm_scan_region)) / sizeof(uint64_t))
+#define ENTRIES ((PM__SCRATCH - PM__REGIONS * sizeof(struct pm_scan_region)) / sizeof(uint64_t))
 #define MAX_GAP 64 /* pages; a longer gap between mappings costs more to read than to skip */
 
 /* Reading an absent page costs 4 ns, and a TiB has 2^28 of them: where a process has
@@ -21,11 +20,11 @@
 #define SPARSE_MAPPING ((uint64_t)16 << 20)
 #define SPARSE_SLACK ((uint64_t)128 << 20)
 
-/* The ioctl holds mmap_lock of the target while it walks: so many pages at a time. */
-#define SCAN_PAGES 16384
+/* Called for entries of one mapping in ascending order; some may be unoccupied. */
+typedef int entries_fn(void *arg, size_t mapping, uint64_t vpn, const uint64_t *entries, size_t n);
 
-/* Called for each occupied entry in ascending order. */
-typedef int entry_fn(void *arg, size_t mapping, uint64_t vpn, uint64_t entry);
+/* What a walk returns when there is no more room in what was asked for. */
+#define FULL 1
 
 static bool readable(const struct pm__capture *c, const pm_mapping *m)
 {
@@ -61,7 +60,7 @@ static uint64_t window_end(const struct pm__capture *c, size_t i, uint64_t vpn)
 
 struct walker {
     struct pm__capture *c;
-    entry_fn *fn;
+    entries_fn *fn;
     void *arg;
     uint64_t lo, hi; /* pages of which the buffer holds the entries */
 };
@@ -69,11 +68,6 @@ struct walker {
 static uint64_t *entries_of(const struct walker *w)
 {
     return (uint64_t *)(void *)w->c->scratch;
-}
-
-static struct pm_scan_region *regions_of(const struct pm__capture *c)
-{
-    return (void *)(c->scratch + ENTRIES * sizeof(uint64_t));
 }
 
 /* In a sparse mapping no further than `to`: behind it nothing is known to be there. */
@@ -88,70 +82,51 @@ static int refill(struct walker *w, size_t i, uint64_t vpn, uint64_t to)
     if (got < 0)
         return pm__fail(c, (int)-got, PM_AT_PAGEMAP, "pagemap");
     /* A clean end of file inside user space: exec or exit. */
-    return (size_t)got < want ? pm__target_verify(c) : 0;
+    return (size_t)got < want ? pm__target_verify(c) : pm__tick(c, (w->hi - w->lo) / 8);
 }
 
 static int walk_span(struct walker *w, size_t i, uint64_t from, uint64_t to)
 {
-    for (uint64_t vpn = from; vpn < to; vpn++) {
+    for (uint64_t vpn = from, end; vpn < to; vpn = end) {
         int rc = vpn < w->lo || vpn >= w->hi ? refill(w, i, vpn, to) : 0;
-        uint64_t entry = entries_of(w)[vpn - w->lo];
-        if (rc == 0 && occupied(entry))
-            rc = w->fn(w->arg, i, vpn, entry);
-        if (rc < 0)
+        end = w->hi < to ? w->hi : to;
+        if (rc == 0)
+            rc = w->fn(w->arg, i, vpn, entries_of(w) + (vpn - w->lo), end - vpn);
+        if (rc != 0)
             return rc;
     }
     return 0;
 }
 
-/* Up to REGIONS regions of [*at, end) with any of the categories, and how far it came. */
-static int scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any)
-{
-    struct pm_scan_arg arg = {
-        .size = sizeof arg,
-        .start = *at,
-        .end = end,
-        .vec = (uintptr_t)regions_of(c),
-        .vec_len = REGIONS,
-        .max_pages = SCAN_PAGES,
-        .category_mask = all,
-        .category_anyof_mask = any,
-        .return_mask = all | any,
-    };
-    int n = c->io->ioctl(c->io->ctx, c->pagemap, PM_IOC_SCAN, &arg);
-    /* Seen on 6.18: a walk that reaches the end after the kernel's own buffer (512
-     * regions) was flushed reports where that happened, behind which there is more. */
-    if (n > 0 && regions_of(c)[n - 1].end > arg.walk_end)
-        arg.walk_end = regions_of(c)[n - 1].end;
-    if (n >= 0 && arg.walk_end <= *at)
-        return -EIO;
-    *at = arg.walk_end;
-    return n;
-}
+/* What walk_sparse returns where the kernel cannot tell what is there. */
+#define CANNOT_SCAN 2
 
-/* Regions of a mapping where something is; returns 1 where the kernel cannot tell. */
+/* Regions of a mapping where something is. */
 static int walk_sparse(struct walker *w, size_t i)
 {
     struct pm__capture *c = w->c;
     uint64_t ps = c->header.page_size, at = c->mappings[i].start;
     while (at < c->mappings[i].end) {
         bool begun = at != c->mappings[i].start;
-        int n = scan(c, &at, c->mappings[i].end, 0, PM_SCAN_PRESENT | PM_SCAN_SWAPPED);
+        int n = pm__scan(c, &at, c->mappings[i].end, 0, PM_SCAN_PRESENT | PM_SCAN_SWAPPED);
         if (n == -ESRCH)
             return pm__target_verify(c);
         if (n < 0)
-            return begun ? pm__fail(c, -n, PM_AT_SCAN, "pagemap") : 1;
+            return begun ? pm__fail(c, -n, PM_AT_SCAN, "pagemap") : CANNOT_SCAN;
+        int rc = pm__tick(c, 0);
+        if (rc < 0)
+            return rc;
         for (int k = 0; k < n; k++) {
-            const struct pm_scan_region *r = &regions_of(c)[k];
-            int rc = walk_span(w, i, r->start / ps, r->end / ps);
-            if (rc < 0)
+            const struct pm_scan_region *r = &pm__regions(c)[k];
+            rc = walk_span(w, i, r->start / ps, r->end / ps);
+            if (rc != 0)
                 return rc;
         }
     }
     return 0;
 }
 
-static int walk(struct pm__capture *c, entry_fn *fn, void *arg)
+static int walk(struct pm__capture *c, entries_fn *fn, void *arg)
 {
     struct walker w = {.c = c, .fn = fn, .arg = arg};
     uint64_t ps = c->header.page_size;
@@ -159,38 +134,70 @@ static int walk(struct pm__capture *c, entry_fn *fn, void *arg)
         const pm_mapping *m = &c->mappings[i];
         if (!readable(c, m))
             continue;
-        int rc = is_sparse(c, m) ? walk_sparse(&w, i) : 1;
-        if (rc == 1)
+        int rc = is_sparse(c, m) ? walk_sparse(&w, i) : CANNOT_SCAN;
+        if (rc == CANNOT_SCAN)
             rc = walk_span(&w, i, m->start / ps, m->end / ps);
-        if (rc < 0)
+        if (rc != 0)
             return rc;
     }
     return 0;
 }
 
-static int store(void *arg, size_t mapping, uint64_t vpn, uint64_t entry)
+static int store(void *arg, size_t mapping, uint64_t vpn, const uint64_t *entries, size_t n)
 {
     struct pm__capture *c = arg;
     struct pm__pages *p = &c->pages;
-    if (p->n == p->cap) {
-        c->room.pages = c->room.pages * 2;
-        return -ENOBUFS;
+    uint64_t most = c->request->max_pages;
+    size_t room = most && most < p->cap ? most : p->cap, to = p->n;
+    for (size_t k = 0; k < n; k++) {
+        if (!occupied(entries[k]))
+            continue;
+        if (to == room) {
+            c->spans[mapping].n += to - p->n;
+            p->n = to;
+            c->end = (vpn + k) * c->header.page_size;
+            return FULL;
+        }
+        p->vpn[to] = vpn + k;
+        p->entry[to] = entries[k];
+        p->state[to] = pm__entry_state(entries[k]);
+        p->mapcount[to++] = 1;
     }
-    p->vpn[p->n] = vpn;
-    p->entry[p->n] = entry;
-    p->n++;
-    c->spans[mapping].n++;
+    c->spans[mapping].n += to - p->n;
+    p->n = to;
     return 0;
+}
+
+/* As many pages as were asked for: the capture ends here, before the next one. */
+static void end_here(struct pm__capture *c)
+{
+    while (c->n_mappings && c->mappings[c->n_mappings - 1].start >= c->end)
+        c->n_mappings--;
+    pm_mapping *last = c->n_mappings ? &c->mappings[c->n_mappings - 1] : NULL;
+    if (last && last->end > c->end) {
+        last->end = c->end;
+        c->spans[c->n_mappings - 1].cut = true;
+        if (c->counters)
+            memset(&c->counters[c->n_mappings - 1], 0xff, sizeof *c->counters); /* each is -1 */
+    }
+    c->header.next = c->end;
+    c->header.partial = 1;
 }
 
 int pm__pagemap_read(struct pm__capture *c)
 {
     int rc = walk(c, store, c);
+    if (rc == FULL && (!c->request->max_pages || c->pages.n < c->request->max_pages)) {
+        c->room.pages *= 2;
+        return -ENOBUFS;
+    }
+    if (rc == FULL)
+        end_here(c);
     for (size_t i = 1; i < c->n_mappings; i++)
         c->spans[i].first = c->spans[i - 1].first + c->spans[i - 1].n;
-    if (rc == 0)
+    if (rc >= 0)
         c->header.sources |= 1u << PM_SRC_PAGEMAP;
-    return rc;
+    return rc < 0 ? rc : 0;
 }
 
 /* Sharing (bit 56) may be moved by other processes; all else is the target's own state. */
@@ -203,10 +210,8 @@ struct verifier {
 
 static void race(struct pm__capture *c, size_t mapping, size_t page, bool stored)
 {
-    if (stored) {
-        c->pages.set[page] |= PM_BIT(PM_RACED);
-        c->pages.known[page] = PM_BIT(PM_RACED);
-    }
+    if (stored)
+        c->pages.state[page] |= PM_BIT(PM_RACED);
     c->mappings[mapping].raced_pages++;
     c->mappings[mapping].trouble |= PM_T_RACED;
     c->header.raced_pages++;
@@ -228,27 +233,40 @@ static void pass_by(struct verifier *v, size_t mapping, uint64_t vpn)
     }
 }
 
-static int compare(void *arg, size_t mapping, uint64_t vpn, uint64_t entry)
+static void compare_one(struct verifier *v, size_t mapping, uint64_t vpn, uint64_t entry)
 {
-    struct verifier *v = arg;
     struct pm__capture *c = v->c;
     pass_by(v, mapping, vpn);
     const struct pm__span *s = &c->spans[mapping];
     if (v->at == s->first + s->n || c->pages.vpn[v->at] != vpn) {
         race(c, mapping, 0, false);
-        return 0;
+        return;
     }
     uint64_t differs = c->pages.entry[v->at] ^ entry;
     if (differs & OWN_STATE) {
         race(c, mapping, v->at, true);
     } else if (differs) {
-        c->pages.set[v->at] |= PM_BIT(PM__DRIFTED);
-        /* With frames hidden, the zero page turning into a private copy looks like this too. */
-        if (!(entry & (PM_PE_FILE | PM_PE_PFN_MASK)))
-            c->pages.known[v->at] &= ~PM_BIT(PM_ZERO);
+        c->pages.state[v->at] |= PM_BIT(PM__DRIFTED);
         c->mappings[mapping].drifted_pages++;
     }
     v->at++;
+}
+
+static int compare(void *arg, size_t mapping, uint64_t vpn, const uint64_t *entries, size_t n)
+{
+    struct verifier *v = arg;
+    const struct pm__pages *p = &v->c->pages;
+    for (size_t k = 0; k < n; k++) {
+        if (!occupied(entries[k]))
+            continue;
+        const struct pm__span *s = &v->c->spans[mapping];
+        /* Nearly always the next stored page, as it was. */
+        if (v->mapping == mapping && v->at < s->first + s->n && p->vpn[v->at] == vpn + k &&
+            p->entry[v->at] == entries[k])
+            v->at++;
+        else
+            compare_one(v, mapping, vpn + k, entries[k]);
+    }
     return 0;
 }
 
@@ -261,51 +279,3 @@ int pm__pagemap_verify(struct pm__capture *c)
     return rc;
 }
 
-static size_t lower_bound(const uint64_t *vpn, size_t n, uint64_t key)
-{
-    size_t lo = 0;
-    while (n) {
-        size_t half = n / 2;
-        if (vpn[lo + half] < key) {
-            lo += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return lo;
-}
-
-static void mark(struct pm__capture *c, const struct pm__span *s, uint64_t lo, uint64_t hi,
-                 enum pm_bit bit)
-{
-    struct pm__pages *p = &c->pages;
-    size_t i = s->first + lower_bound(p->vpn + s->first, s->n, lo);
-    for (; i < s->first + s->n && p->vpn[i] < hi; i++)
-        p->set[i] |= PM_BIT(bit);
-}
-
-/* Asks the kernel which pages of a mapping are of one category, and marks all of
- * its pages as set or clear.  Leaves them unknown where the kernel cannot tell. */
-int pm__scan(struct pm__capture *c, size_t mapping, uint64_t category, enum pm_bit bit)
-{
-    pm_mapping *m = &c->mappings[mapping];
-    const struct pm__span *s = &c->spans[mapping];
-    uint64_t ps = c->header.page_size;
-    if (!pm__features()->scan)
-        return 0;
-    for (uint64_t at = m->start; at < m->end;) {
-        int n = scan(c, &at, m->end, category, 0);
-        if (n == -ESRCH)
-            return pm__target_verify(c);
-        if (n < 0)
-            return 0;
-        for (int k = 0; k < n; k++)
-            mark(c, s, regions_of(c)[k].start / ps, regions_of(c)[k].end / ps, bit);
-    }
-    for (size_t i = s->first; i < s->first + s->n; i++)
-        c->pages.known[i] |= PM_BIT(bit);
-    m->evidence[bit] |= 1u << PM_SRC_SCAN;
-    c->header.sources |= 1u << PM_SRC_SCAN;
-    return 0;
-}

@@ -11,6 +11,7 @@
  *   pm_count()    interval counts over address windows of one snapshot
  *   pm_new()      interval counts of pages that are new against another one
  *   pm_common()   interval count of pages that two processes share
+ *   pm_union()    interval count of pages that several processes hold between them
  *   pm_probe()    what this host lets us see
  *
  * Every function returns 0 or a negative code: -errno, or one of -PM_E_*.
@@ -164,10 +165,14 @@ typedef struct pm_mapping {
     uint32_t raced_pages; /* pages of it that changed during the capture */
     uint32_t drifted_pages; /* pages whose sharing others changed during the capture */
     uint16_t evidence[PM_N_FACTS]; /* mask of 1 << pm_source, per fact */
-    int64_t before[PM_N_COUNTERS]; /* counters read before the pages ... */
-    int64_t after[PM_N_COUNTERS]; /* ... and after them */
     uint64_t dirty_lo, dirty_hi; /* dirty pages of the whole mapping, as counters bound them */
 } pm_mapping;
+
+/* The counters of one mapping, as pm_counter tells; read once they are twice the same. */
+typedef struct pm_counters {
+    int64_t before[PM_N_COUNTERS]; /* read before the pages ... */
+    int64_t after[PM_N_COUNTERS]; /* ... and after them */
+} pm_counters;
 
 /* A mapped file whose ELF program headers were asked for. */
 enum pm_elf_status {
@@ -175,7 +180,8 @@ enum pm_elf_status {
     PM_ELF_NOT = 1, /* read, and it is not ELF (or has no loadable segment) */
     PM_ELF_UNREADABLE = 2, /* could not be opened: see err */
     PM_ELF_REPLACED = 3, /* the path now holds another file than the one mapped */
-    PM_ELF_PLAIN = 4 /* ELF, but mapped as plain data, not by a loader */
+    PM_ELF_PLAIN = 4, /* ELF, but mapped as plain data, not by a loader */
+    PM_ELF_UNASKED = 5 /* this depth does not ask for headers */
 };
 
 typedef struct pm_object {
@@ -220,6 +226,7 @@ typedef struct pm_snapshot pm_snapshot;
 /* All pointers are into the snapshot and live as long as it does. */
 typedef struct pm_columns {
     const pm_mapping *mappings;
+    const pm_counters *counters; /* of each mapping; NULL where none were read */
     const pm_object *objects;
     const pm_part *parts;
     const char *strings;
@@ -246,7 +253,7 @@ typedef struct pm_extent {
 typedef struct pm_request {
     int64_t pid; /* 0: this process */
     int32_t depth; /* pm_depth */
-    int32_t counters; /* PM_FULL: 0 leaves smaps and numa_maps, which hold up the target, alone */
+    int32_t counters; /* 0 leaves smaps and numa_maps, which hold up the target, alone */
     const pm_extent *extents; /* only these addresses, ascending and apart; none: all */
     size_t n_extents;
     uint64_t max_pages; /* stop after so many pages, and say in `next` where; 0: no limit */
@@ -283,7 +290,8 @@ enum pm_code {
     PM_E_EXEC = 10004, /* replaced its program while it was captured */
     PM_E_FORMAT = 10005, /* a kernel file or a saved snapshot does not read as expected */
     PM_E_BUSY = 10006, /* kept growing faster than it could be captured */
-    PM_E_FOREIGN = 10007 /* the snapshots are of different page sizes */
+    PM_E_FOREIGN = 10007, /* the snapshots are of different page sizes */
+    PM_E_HEADLESS = 10008 /* its main thread has ended, others go on: /proc/PID has no memory */
 };
 
 typedef struct pm_error {
@@ -338,6 +346,28 @@ PM_API int pm_new_ranges(const pm_snapshot *later, const pm_snapshot *earlier,
  * b's windows count; none given means all of it. */
 PM_API int pm_common(const pm_snapshot *a, const pm_window *windows, size_t n, const pm_snapshot *b,
                      const pm_window *b_windows, size_t b_n, pm_interval *out);
+
+/* ---- several processes --------------------------------------------------- */
+/* One of several processes, each of another mm, and the windows of it that count. */
+typedef struct pm_member {
+    const pm_snapshot *snapshot;
+    const pm_snapshot *again; /* captured after all others; NULL: not */
+    const pm_window *windows; /* ascending and apart; NULL: all of it */
+    size_t n_windows;
+    uint32_t place; /* equal: one mount and ipc namespace, where a path names one file */
+    uint32_t ran; /* 1: it may have changed after `snapshot`, while others were captured */
+} pm_member;
+
+/* Physical pages in the members' windows, each counted once.  `migrated`: so many pages
+ * may have moved to other frames between the first capture and the last. */
+PM_API int pm_union(const pm_member *members, size_t n, uint64_t migrated, pm_interval *out);
+
+/* 1: two processes share one mm, as after vfork; 0: they do not; or -errno. */
+PM_API int pm_same_mm(int64_t a, int64_t b);
+/* CPU time of a process, all of its threads, in ns: one that used none changed nothing. */
+PM_API int pm_cpu_time(int64_t pid, uint64_t *ns);
+/* Pages that the kernel moved to other frames since boot; -ENODATA: it does not say. */
+PM_API int pm_migrated(uint64_t *pages);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * smaps.c - /proc/PID/smaps: the mappings and the kernel's counters of each.
+ * smaps.c - /proc/PID/smaps: the mappings and the kernel's counters of each; or
+ * /proc/PID/maps, the same without counters.
  *
  * It is read twice, before and after the pages.  The first reading makes the
  * list of mappings, the second is held against it.
@@ -8,6 +9,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 bool pm__hex(const char **p, const char *end, uint64_t *out)
@@ -91,32 +93,35 @@ static bool parse_header(const char *line, size_t len, pm_mapping *m, const char
 /* Far beyond any address space, and so small that counters can be added up. */
 #define MOST_KB (UINT64_C(1) << 48)
 
+#define KEY(name, counter) {name, sizeof(name) - 1, counter}
+
 static const struct {
     const char *key;
+    size_t len;
     enum pm_counter counter;
 } keys[] = {
-    {"Size", PM_C_SIZE},
-    {"KernelPageSize", PM_C_KERNEL_PAGE_SIZE},
-    {"MMUPageSize", PM_C_MMU_PAGE_SIZE},
-    {"Rss", PM_C_RSS},
-    {"Pss", PM_C_PSS},
-    {"Pss_Dirty", PM_C_PSS_DIRTY},
-    {"Shared_Clean", PM_C_SHARED_CLEAN},
-    {"Shared_Dirty", PM_C_SHARED_DIRTY},
-    {"Private_Clean", PM_C_PRIVATE_CLEAN},
-    {"Private_Dirty", PM_C_PRIVATE_DIRTY},
-    {"Referenced", PM_C_REFERENCED},
-    {"Anonymous", PM_C_ANONYMOUS},
-    {"KSM", PM_C_KSM},
-    {"LazyFree", PM_C_LAZY_FREE},
-    {"AnonHugePages", PM_C_ANON_HUGE_PAGES},
-    {"ShmemPmdMapped", PM_C_SHMEM_PMD_MAPPED},
-    {"FilePmdMapped", PM_C_FILE_PMD_MAPPED},
-    {"Shared_Hugetlb", PM_C_SHARED_HUGETLB},
-    {"Private_Hugetlb", PM_C_PRIVATE_HUGETLB},
-    {"Swap", PM_C_SWAP},
-    {"SwapPss", PM_C_SWAP_PSS},
-    {"Locked", PM_C_LOCKED},
+    KEY("Size", PM_C_SIZE),
+    KEY("KernelPageSize", PM_C_KERNEL_PAGE_SIZE),
+    KEY("MMUPageSize", PM_C_MMU_PAGE_SIZE),
+    KEY("Rss", PM_C_RSS),
+    KEY("Pss", PM_C_PSS),
+    KEY("Pss_Dirty", PM_C_PSS_DIRTY),
+    KEY("Shared_Clean", PM_C_SHARED_CLEAN),
+    KEY("Shared_Dirty", PM_C_SHARED_DIRTY),
+    KEY("Private_Clean", PM_C_PRIVATE_CLEAN),
+    KEY("Private_Dirty", PM_C_PRIVATE_DIRTY),
+    KEY("Referenced", PM_C_REFERENCED),
+    KEY("Anonymous", PM_C_ANONYMOUS),
+    KEY("KSM", PM_C_KSM),
+    KEY("LazyFree", PM_C_LAZY_FREE),
+    KEY("AnonHugePages", PM_C_ANON_HUGE_PAGES),
+    KEY("ShmemPmdMapped", PM_C_SHMEM_PMD_MAPPED),
+    KEY("FilePmdMapped", PM_C_FILE_PMD_MAPPED),
+    KEY("Shared_Hugetlb", PM_C_SHARED_HUGETLB),
+    KEY("Private_Hugetlb", PM_C_PRIVATE_HUGETLB),
+    KEY("Swap", PM_C_SWAP),
+    KEY("SwapPss", PM_C_SWAP_PSS),
+    KEY("Locked", PM_C_LOCKED),
 };
 
 struct reader {
@@ -125,13 +130,27 @@ struct reader {
     struct pm__record rec;
     size_t cursor; /* second pass: next mapping of the first not yet met */
     size_t met;
-    size_t strings; /* end of the string pool when the reading began */
-    int64_t rss;    /* of all entries, ours too */
+    size_t next_key; /* smaps prints its lines in one order: where the next one may be */
+    size_t strings;  /* end of the string pool when the reading began */
+    int64_t rss;     /* of all entries, ours too */
 };
 
-static int64_t *counters_of(struct reader *r)
+static bool is_key(size_t i, const char *s, size_t len)
 {
-    return r->pass == PM__BEFORE ? r->rec.m.before : r->rec.m.after;
+    return keys[i].len == len && memcmp(keys[i].key, s, len) == 0;
+}
+
+static size_t find_key(struct reader *r, const char *s, size_t len)
+{
+    size_t n = sizeof keys / sizeof *keys;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = (r->next_key + k) % n;
+        if (is_key(i, s, len)) {
+            r->next_key = i + 1;
+            return i;
+        }
+    }
+    return n;
 }
 
 /* Key:   123 kB.  Returns false for a line this version does not know. */
@@ -141,19 +160,16 @@ static bool parse_counter(struct reader *r, const char *line, size_t len)
     uint64_t v;
     if (!colon)
         return false;
-    size_t key = (size_t)(colon - line);
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (strlen(keys[i].key) != key || memcmp(keys[i].key, line, key) != 0)
-            continue;
-        const char *p = colon + 1;
-        while (p < end && *p == ' ')
-            p++;
-        if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 || v > MOST_KB)
-            return false;
-        counters_of(r)[keys[i].counter] = (int64_t)(v * 1024);
-        return true;
-    }
-    return false;
+    size_t i = find_key(r, line, (size_t)(colon - line));
+    if (i == sizeof keys / sizeof *keys)
+        return false;
+    const char *p = colon + 1;
+    while (p < end && *p == ' ')
+        p++;
+    if (!pm__dec(&p, end, &v) || end - p != 3 || memcmp(p, " kB", 3) != 0 || v > MOST_KB)
+        return false;
+    r->rec.counters[keys[i].counter] = (int64_t)(v * 1024);
+    return true;
 }
 
 static int keep_extra(struct reader *r, const char *line, size_t len)
@@ -187,11 +203,23 @@ static bool maps_device_memory(const struct pm__capture *c, const pm_mapping *m)
     return pm__has_vmflag(c, m, "pf") || pm__has_vmflag(c, m, "io") || pm__has_vmflag(c, m, "mm");
 }
 
+/* Without VmFlags nothing tells huge pages or device memory from a file whose file system
+ * nothing tells either; what could be them is left alone. */
+static bool may_be_odd(const struct reader *r)
+{
+    const pm_mapping *m = &r->rec.m;
+    uint64_t table = r->c->header.page_size * r->c->header.page_size / sizeof(uint64_t);
+    if (m->dev_major != 0)
+        return false;
+    return !name_starts(r, "/") || name_is(r, "/anon_hugepage (deleted)") ||
+           (m->start % table == 0 && m->end % table == 0 && m->offset % table == 0);
+}
+
 /* What maps alone says; elf.c looks at the file itself and may know better. */
 static enum pm_kind first_guess(const struct reader *r)
 {
     const pm_mapping *m = &r->rec.m;
-    int64_t page = m->before[PM_C_KERNEL_PAGE_SIZE];
+    int64_t page = r->rec.counters[PM_C_KERNEL_PAGE_SIZE];
     if (pm__has_vmflag(r->c, m, "ht") || (page > 0 && (uint64_t)page > r->c->header.page_size))
         return PM_KIND_HUGETLB;
     if (maps_device_memory(r->c, m))
@@ -206,6 +234,8 @@ static enum pm_kind first_guess(const struct reader *r)
         (name_is(r, "/dev/zero (deleted)") && (m->perms & PM_SHARED_MAP)) ||
         name_starts(r, "[anon_shmem:"))
         return PM_KIND_SHMEM;
+    if (m->vmflags_len == 0 && may_be_odd(r))
+        return PM_KIND_SPECIAL;
     /* A real block device below it: regular files (or device nodes, which elf.c weeds out). */
     return m->dev_major != 0 ? PM_KIND_FILE : PM_KIND_UNKNOWN;
 }
@@ -222,18 +252,61 @@ static bool is_hidden(const struct reader *r)
     return pm__has_vmflag(r->c, m, "dd") && pm__is_ours(m->start, m->end, true);
 }
 
-static int append(struct reader *r)
+/* The pieces of a mapping that were asked for, by the number of the extent; false when behind
+ * the last one.  `piece` is empty where the extent lies elsewhere. */
+static bool piece_of(const struct pm__capture *c, const pm_mapping *whole, size_t extent,
+                     pm_mapping *piece)
+{
+    static const pm_extent everything = {0, UINT64_MAX};
+    const pm_request *q = c->request;
+    if (extent >= (q->n_extents ? q->n_extents : 1))
+        return false;
+    const pm_extent *e = q->n_extents ? &q->extents[extent] : &everything;
+    uint64_t end = e->end < c->end ? e->end : c->end;
+    *piece = *whole;
+    if (piece->start < e->start)
+        piece->start = e->start;
+    if (piece->end > end)
+        piece->end = end;
+    if (piece->start >= piece->end)
+        piece->start = piece->end;
+    piece->offset += piece->start - whole->start;
+    piece->index += (piece->start - whole->start) / c->header.page_size;
+    return true;
+}
+
+static bool is_cut(const pm_mapping *piece, const pm_mapping *whole)
+{
+    return piece->start != whole->start || piece->end != whole->end;
+}
+
+static int append_piece(struct reader *r, const pm_mapping *piece)
 {
     struct pm__capture *c = r->c;
-    if (c->n_mappings == c->room.mappings) {
-        c->room.mappings *= 2;
+    if (c->n_mappings == c->room.mappings)
         return -ENOBUFS;
+    bool cut = is_cut(piece, &r->rec.m);
+    c->spans[c->n_mappings].cut = cut;
+    if (c->counters) {
+        pm_counters *k = &c->counters[c->n_mappings];
+        memset(k, 0xff, sizeof *k); /* each is -1 */
+        if (!cut)
+            memcpy(k->before, r->rec.counters, sizeof k->before);
     }
-    pm_mapping *m = &r->rec.m;
-    m->kind = (uint8_t)first_guess(r);
-    m->index = pm__index_of_first(m, r->rec.name, c->header.page_size, &m->index_trust);
-    c->mappings[c->n_mappings++] = *m;
+    c->mappings[c->n_mappings++] = *piece;
     return 0;
+}
+
+static int append(struct reader *r)
+{
+    int rc = 0;
+    pm_mapping *m = &r->rec.m, piece;
+    m->kind = (uint8_t)first_guess(r);
+    m->index = pm__index_of_first(m, r->rec.name, r->c->header.page_size, &m->index_trust);
+    for (size_t i = 0; rc == 0 && piece_of(r->c, m, i, &piece); i++)
+        if (piece.start < piece.end)
+            rc = append_piece(r, &piece);
+    return rc;
 }
 
 static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
@@ -243,24 +316,35 @@ static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
            a->dev_minor == b->dev_minor;
 }
 
-static void compare(struct reader *r)
+static void compare_piece(struct reader *r, const pm_mapping *now)
 {
     struct pm__capture *c = r->c;
-    const pm_mapping *now = &r->rec.m;
     while (r->cursor < c->n_mappings && c->mappings[r->cursor].start < now->start)
         c->mappings[r->cursor++].trouble |= PM_T_CHANGED;
     if (r->cursor == c->n_mappings || c->mappings[r->cursor].start != now->start) {
-        int64_t rss = now->after[PM_C_RSS];
+        int64_t rss = r->rec.counters[PM_C_RSS];
         c->header.appeared++;
         c->header.missed_pages += rss > 0 ? (uint64_t)rss / c->header.page_size : 0;
         return;
     }
-    pm_mapping *m = &c->mappings[r->cursor++];
-    if (!same_mapping(m, now))
+    size_t i = r->cursor++;
+    pm_mapping *m = &c->mappings[i];
+    if (!same_mapping(m, now) || c->spans[i].cut != is_cut(now, &r->rec.m))
         m->trouble |= PM_T_CHANGED;
-    memcpy(m->after, now->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after);
-    m->counters_moved = memcmp(m->before, m->after, (size_t)PM_C_NUMA_PAGES * sizeof *m->after) !=
-                        0;
+    if (!c->counters || c->spans[i].cut)
+        return;
+    pm_counters *k = &c->counters[i];
+    size_t size = (size_t)PM_C_NUMA_PAGES * sizeof *k->after;
+    memcpy(k->after, r->rec.counters, size);
+    m->counters_moved = memcmp(k->before, k->after, size) != 0;
+}
+
+static void compare(struct reader *r)
+{
+    pm_mapping piece;
+    for (size_t i = 0; piece_of(r->c, &r->rec.m, i, &piece); i++)
+        if (piece.start < piece.end)
+            compare_piece(r, &piece);
 }
 
 static int finish(struct reader *r)
@@ -269,7 +353,7 @@ static int finish(struct reader *r)
         return 0;
     r->rec.open = false;
     r->met++;
-    r->rss += counters_of(r)[PM_C_RSS] > 0 ? counters_of(r)[PM_C_RSS] : 0;
+    r->rss += r->rec.counters[PM_C_RSS] > 0 ? r->rec.counters[PM_C_RSS] : 0;
     pm_mapping *m = &r->rec.m;
     int rc = pm__add_string(r->c, r->rec.vmflags, r->rec.vmflags_len, &m->vmflags, &m->vmflags_len);
     if (rc < 0)
@@ -280,7 +364,7 @@ static int finish(struct reader *r)
         compare(r);
     if (r->pass == PM__AFTER)
         r->c->n_strings = r->strings; /* names and flags of the second reading are not kept */
-    return rc;
+    return rc < 0 ? rc : pm__tick(r->c, 0);
 }
 
 static int begin(struct reader *r, const char *line, size_t len)
@@ -289,12 +373,13 @@ static int begin(struct reader *r, const char *line, size_t len)
     const char *name;
     memset(m, 0, sizeof *m);
     for (int i = 0; i < PM_N_COUNTERS; i++)
-        m->before[i] = m->after[i] = -1;
+        r->rec.counters[i] = -1;
     m->dirty_hi = UINT64_MAX;
     if (!parse_header(line, len, m, &name))
         return pm__fail(r->c, PM_E_FORMAT, PM_AT_SMAPS, "mapping line");
     r->rec.open = true;
     r->rec.vmflags_len = 0;
+    r->next_key = 0;
     int rc = pm__add_string(r->c, name, m->name_len, &m->name, &m->name_len);
     r->rec.name = r->c->strings + m->name;
     return rc;
@@ -348,22 +433,80 @@ static void check_total(struct reader *r)
     c->header.missed_pages += (uint64_t)((apart + page - 1) / page);
 }
 
+struct tally {
+    size_t lines, bytes;
+};
+
+static int count_line(void *arg, const char *line, size_t len)
+{
+    struct tally *t = arg;
+    (void)line;
+    t->lines++;
+    t->bytes += len;
+    return 0;
+}
+
+#define VMFLAGS 64 /* bytes of a mapping's VmFlags, most of the time */
+
+/* There was too little room: maps, which costs a fifth of smaps, tells how much there has to be,
+ * and an eighth more, for it may be growing. */
+static int make_room(struct pm__capture *c)
+{
+    struct pm__room *room = &c->room;
+    struct tally t = {0};
+    int maps = c->io->open(c->io->ctx, c->dir, "maps", O_RDONLY);
+    if (maps >= 0) {
+        pm__each_line(c->io, maps, c->scratch, PM__SCRATCH, count_line, &t);
+        c->io->close(c->io->ctx, maps);
+    }
+    size_t mappings = t.lines + t.lines / 8 + c->request->n_extents;
+    size_t strings = t.bytes + t.bytes / 8 + mappings * VMFLAGS;
+    bool grows = mappings > room->mappings || strings > room->strings;
+    room->mappings = grows && mappings > room->mappings ? mappings : room->mappings;
+    room->strings = grows && strings > room->strings ? strings : room->strings;
+    if (!grows) { /* maps cannot be read, or it is something else that takes the room */
+        room->mappings *= 2;
+        room->strings *= 2;
+    }
+    return -ENOBUFS;
+}
+
+static int read_entries(struct reader *r, int fd, const char *name)
+{
+    struct pm__capture *c = r->c;
+    int rc = pm__each_line(c->io, fd, c->scratch, PM__SCRATCH, on_line, r);
+    if (rc == 0)
+        rc = finish(r);
+    if (rc == -ESRCH || (rc == 0 && r->met == 0))
+        return pm__target_verify(c);
+    if (rc == -ENOBUFS)
+        return make_room(c);
+    return rc == 0 || rc == -ECANCELED || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, name);
+}
+
 int pm__smaps_read(struct pm__capture *c, enum pm__pass pass)
 {
     struct reader r = {.c = c, .pass = pass, .strings = c->n_strings};
-    int rc = pm__each_line(c->io, c->smaps, c->scratch, PM__SCRATCH, on_line, &r);
-    if (rc == 0)
-        rc = finish(&r);
-    if (rc == -ESRCH || (rc == 0 && r.met == 0))
-        return pm__target_verify(c);
+    bool counters = pm__wants_counters(c);
+    int rc = read_entries(&r, counters ? c->smaps : c->maps, counters ? "smaps" : "maps");
     if (rc < 0)
-        return rc == -ENOBUFS || c->err->code ? rc : pm__fail(c, -rc, PM_AT_SMAPS, "smaps");
+        return rc;
     while (pass == PM__AFTER && r.cursor < c->n_mappings)
         c->mappings[r.cursor++].trouble |= PM_T_CHANGED;
-    if (pass == PM__AFTER)
+    if (pass == PM__AFTER && counters)
         check_total(&r);
-    c->header.sources |= 1u << PM_SRC_MAPS | 1u << PM_SRC_SMAPS;
+    c->header.sources |= 1u << PM_SRC_MAPS | (counters ? 1u << PM_SRC_SMAPS : 0);
     return 0;
+}
+
+/* The counters of all mappings together: smaps_rollup is smaps with one entry, [rollup]. */
+int pm__rollup_read(struct pm__capture *c)
+{
+    struct reader r = {.c = c, .pass = PM__BEFORE};
+    int rc = read_entries(&r, c->rollup, "smaps_rollup");
+    if (rc == 0)
+        c->header.sources |= 1u << PM_SRC_SMAPS;
+    return rc;
 }
 
 /* Page index of a mapping's first page, as the RFC defines it (vm_pgoff).  maps

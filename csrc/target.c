@@ -11,11 +11,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What /proc/PID/stat and status say that decides whether there is memory to look at. */
 struct life {
-    uint64_t start_time, flags;
+    uint64_t start_time, flags, threads;
     char state;
     bool has_memory;
 };
@@ -76,6 +77,7 @@ static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct
     c->header.comm[n] = '\0';
     life->state = close[2];
     if (!parse_field(close + 2, end, 9 - 3, &life->flags) ||
+        !parse_field(close + 2, end, 20 - 3, &life->threads) ||
         !parse_field(close + 2, end, 22 - 3, &life->start_time))
         return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no start time");
     return 0;
@@ -94,8 +96,8 @@ static uint64_t status_kb(const char *text, const char *key)
 
 static int read_life(struct pm__capture *c, struct life *life)
 {
-    char *buf = c->scratch;
-    ssize_t got = slurp(c, "stat", buf, 4096);
+    char buf[16384];
+    ssize_t got = slurp(c, "stat", buf, sizeof buf);
     if (got == -ENOENT || got == -ESRCH || got == 0)
         return pm__fail(c, PM_E_GONE, PM_AT_STAT, "");
     if (got < 0)
@@ -103,7 +105,8 @@ static int read_life(struct pm__capture *c, struct life *life)
     int rc = parse_stat(c, buf, (size_t)got, life);
     if (rc < 0)
         return rc;
-    got = slurp(c, "status", buf, 16384);
+    c->header.hidden_rss = c->header.self ? pm__ours() : 0;
+    got = slurp(c, "status", buf, sizeof buf);
     if (got < 0)
         return pm__fail(c, got == -ENOENT || got == -ESRCH ? PM_E_GONE : (int)-got, PM_AT_STAT,
                         "status");
@@ -117,9 +120,31 @@ static int read_life(struct pm__capture *c, struct life *life)
     return 0;
 }
 
+static bool has_exited(const struct life *life)
+{
+    return life->state == 'Z' || life->state == 'X' || life->state == 'x';
+}
+
+/* The main thread has ended and others have not: while the process exits, while one of the
+ * others executes a program and becomes the process, or for good. */
+static bool is_headless(const struct life *life)
+{
+    return life->threads > 1 && (has_exited(life) || !life->has_memory);
+}
+
+/* On its way to become a zombie, or another program; a task that was just released has 0. */
+static bool is_passing(const struct life *life)
+{
+    if (life->flags & TASK_IS_KTHREAD)
+        return false;
+    return has_exited(life) ? life->threads != 1 : !life->has_memory;
+}
+
 static int refuse_memoryless(struct pm__capture *c, const struct life *life)
 {
-    if (life->state == 'Z' || life->state == 'X' || life->state == 'x')
+    if (is_headless(life))
+        return pm__fail(c, PM_E_HEADLESS, PM_AT_STAT, "");
+    if (has_exited(life))
         return pm__fail(c, PM_E_ZOMBIE, PM_AT_STAT, "");
     if (!life->has_memory) /* on its way out, it has given its memory back already */
         return pm__fail(c, life->flags & TASK_IS_KTHREAD ? PM_E_KTHREAD : PM_E_GONE, PM_AT_STAT,
@@ -127,11 +152,26 @@ static int refuse_memoryless(struct pm__capture *c, const struct life *life)
     return 0;
 }
 
+#define NAP_NS 1000000L
+#define NAPS 200
+
+/* Given the time to become a zombie, or another program, before it is called anything. */
+static int await_head(struct pm__capture *c, struct life *life)
+{
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    int rc = read_life(c, life);
+    for (int i = 0; rc == 0 && is_passing(life) && i < NAPS; i++) {
+        nanosleep(&nap, NULL);
+        rc = read_life(c, life);
+    }
+    return rc < 0 ? rc : refuse_memoryless(c, life);
+}
+
 static int open_file(struct pm__capture *c, const char *name, enum pm_stage stage, int *out)
 {
     int fd = c->io->open(c->io->ctx, c->dir, name, O_RDONLY);
     if (fd == -ESRCH)
-        return pm__fail(c, PM_E_GONE, stage, "");
+        return pm__target_verify(c);
     if (fd < 0)
         return pm__fail(c, -fd, stage, name);
     *out = fd;
@@ -162,31 +202,53 @@ static void look_at_host(struct pm__capture *c)
     c->swap_seen = status_kb(buf, "\nSwapTotal:") != 0 || status_kb(buf, "\nSwapCached:") != 0;
 }
 
-/* Opens everything before anything is read, so that all of it is one process's. */
-int pm__target_open(struct pm__capture *c)
+/* Finds the process, and how much memory there is to be looked at. */
+int pm__target_find(struct pm__capture *c)
 {
     struct life life;
     int rc = open_dir(c);
-    if (rc < 0 || (rc = read_life(c, &life)) < 0 || (rc = refuse_memoryless(c, &life)) < 0)
+    if (rc < 0 || (rc = await_head(c, &life)) < 0)
         return rc;
     c->header.start_time = life.start_time;
-    rc = open_file(c, "smaps", PM_AT_SMAPS, &c->smaps);
-    if (rc < 0 || (rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap)) < 0)
-        return rc;
-    /* The rest is welcome, not needed; what is missing shows as unknown. */
-    if ((rc = open_welcome(c, c->dir, "smaps_rollup", &c->rollup)) < 0 ||
-        (rc = open_welcome(c, c->dir, "numa_maps", &c->numa)) < 0 ||
-        (rc = open_welcome(c, AT_FDCWD, "/proc/kpageflags", &c->kpageflags)) < 0 ||
-        (rc = open_welcome(c, AT_FDCWD, "/proc/kpagecount", &c->kpagecount)) < 0)
-        return rc;
-    look_at_host(c);
     return 0;
+}
+
+static int open_counters(struct pm__capture *c)
+{
+    bool totals = c->request->depth == PM_TOTALS;
+    int rc = totals ? open_file(c, "smaps_rollup", PM_AT_SMAPS, &c->rollup)
+                    : open_file(c, "smaps", PM_AT_SMAPS, &c->smaps);
+    if (rc < 0 || c->request->depth != PM_FULL)
+        return rc;
+    /* Welcome, not needed; what is missing shows as unknown. */
+    rc = open_welcome(c, c->dir, "smaps_rollup", &c->rollup);
+    return rc < 0 ? rc : open_welcome(c, c->dir, "numa_maps", &c->numa);
+}
+
+static int open_frames(struct pm__capture *c)
+{
+    int rc = open_welcome(c, AT_FDCWD, "/proc/kpageflags", &c->kpageflags);
+    return rc < 0 ? rc : open_welcome(c, AT_FDCWD, "/proc/kpagecount", &c->kpagecount);
+}
+
+/* Opens everything before anything is read, so that all of it is one process's. */
+int pm__target_open(struct pm__capture *c)
+{
+    int depth = c->request->depth;
+    int rc = pm__wants_counters(c) ? open_counters(c) : open_file(c, "maps", PM_AT_MAPS, &c->maps);
+    if (rc == 0 && depth >= PM_PAGES)
+        rc = open_file(c, "pagemap", PM_AT_PAGEMAP, &c->pagemap);
+    if (rc == 0 && depth == PM_FULL)
+        rc = open_frames(c);
+    if (rc == 0 && depth == PM_FULL)
+        look_at_host(c);
+    return rc;
 }
 
 void pm__target_close(struct pm__capture *c)
 {
     int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap,
-                  &c->rollup,     &c->smaps,      &c->dir};
+                  &c->rollup,     &c->smaps,      &c->maps,    &c->dir};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             c->io->close(c->io->ctx, *fds[i]);
@@ -200,6 +262,8 @@ int pm__target_verify(struct pm__capture *c)
 {
     struct life life;
     int rc = read_life(c, &life);
+    if (rc == 0 && is_passing(&life)) /* exec by another thread, or exit: the next try tells */
+        return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");
     if (rc < 0 || (rc = refuse_memoryless(c, &life)) < 0)
         return rc == -PM_E_ZOMBIE ? pm__fail(c, PM_E_GONE, PM_AT_STAT, "") : rc;
     return pm__fail(c, PM_E_EXEC, PM_AT_STAT, "");

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import (
         AccessDenied,
         AmbiguousMapping,
+        Cancelled,
         FootprintError,
         FormatError,
         NoSuchMapping,
@@ -28,19 +29,26 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from .files import dumps, load, loads, save
-    from .model import Fact, Kind, PageRange, Source, Verdict
+    from .groups import Group, GroupSelection, Missing, group
+    from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .snapshots import Mapping, Selection, Snapshot, diff
+    from .streaming import Stream, stream
 
 __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
+    "Cancelled",
     "Count",
     "Delta",
+    "Depth",
     "Fact",
     "FootprintError",
     "FormatError",
+    "Group",
+    "GroupSelection",
     "Kind",
     "Mapping",
+    "Missing",
     "NoSuchMapping",
     "PageRange",
     "PmapsError",
@@ -48,6 +56,7 @@ __all__ = [
     "Selection",
     "Snapshot",
     "Source",
+    "Stream",
     "Undetermined",
     "Unsupported",
     "Verdict",
@@ -58,14 +67,27 @@ __all__ = [
     "assert_unchanged",
     "diff",
     "dumps",
+    "group",
     "load",
     "loads",
     "save",
     "snapshot",
+    "stream",
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
-_MODULES = ("errors", "model", "counts", "delta", "snapshots", "capture", "files", "assertions")
+_MODULES = (
+    "errors",
+    "model",
+    "counts",
+    "delta",
+    "snapshots",
+    "capture",
+    "groups",
+    "streaming",
+    "files",
+    "assertions",
+)
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,6 @@ Python heap that is being measured.  It is immutable and freed with the object.
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 from bisect import bisect_right
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from .errors import AccessDenied, FormatError, PmapsError, ProcessGone, Unsupported
-from .model import COUNTERS, MAPCOUNT, Fact, Kind, PageRange, Source
+from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
+from .model import COUNTERS, MAPCOUNT, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
 
 try:
@@ -29,18 +28,22 @@ else:
 __all__ = [
     "NO_BOUND",
     "Columns",
-    "Depth",
     "Interval",
     "MappingInfo",
+    "Member",
     "NewRange",
     "NotStopped",
     "ObjectInfo",
     "Request",
     "Tick",
     "Window",
+    "cpu_time",
+    "migrated",
     "probe",
     "require_engine",
+    "same_mm",
     "tracer_path",
+    "union",
 ]
 
 #: What the mapcount column holds where no upper bound is known.
@@ -67,15 +70,6 @@ class Window(NamedTuple):
     mapping: int
     start: int
     end: int
-
-
-class Depth(enum.IntEnum):
-    """How deep a capture looks; ``pm_depth`` in pmaps.h."""
-
-    TOTALS = 0
-    MAPPINGS = 1
-    PAGES = 2
-    FULL = 3
 
 
 #: Called every few milliseconds of a capture with pages done and in all; True cancels it.
@@ -181,6 +175,7 @@ _GONE = {
     10002: "is a zombie: it has exited and has no memory left",
     10003: "is a kernel thread: it has no memory of its own",
     10004: "kept replacing its program (exec) while it was captured",
+    10008: "has lost its main thread while others go on: the kernel shows no memory of it",
 }
 
 _DENIED = (
@@ -208,10 +203,14 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise AccessDenied(f"{who}: {detail} may not be read: {_DENIED}")
     if stage == lib.PM_AT_PAGEMAP and code == errno.ENOENT:
         raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
+    if stage == lib.PM_AT_REQUEST:
+        raise ValueError("addresses to capture are whole pages, in order, and do not overlap")
     if stage == lib.PM_AT_PROC:
         raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
     if code == 10005:
         raise FormatError(f"{who}: {detail or 'a kernel file'} does not read as expected")
+    if code == errno.ECANCELED:
+        raise Cancelled(f"{who}: the capture was cancelled")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
     if code in (errno.EMFILE, errno.ENFILE):
@@ -316,11 +315,24 @@ def _counters(values: Any) -> dict[str, int]:
     return {name: value for name, value in zip(COUNTERS, values, strict=True) if value >= 0}
 
 
+def _free_cell(cell: Any) -> None:
+    if cell[0]:
+        lib.pm_free(cell[0])
+
+
+def _cell() -> Any:
+    """Where the engine puts a snapshot.  Freed from the moment it is there: a signal handler that
+    raises runs before the next line does.
+    """
+    return ffi.gc(ffi.new("pm_snapshot **"), _free_cell)
+
+
 class Columns:
     """One snapshot in the engine's memory."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = ffi.gc(handle, lib.pm_free)
+    def __init__(self, cell: Any) -> None:
+        self._cell = cell  # frees it
+        self._handle = cell[0]
         self._header = lib.pm_get_header(self._handle)
         self._columns = ffi.new("pm_columns *")
         lib.pm_get_columns(self._handle, self._columns)
@@ -333,7 +345,7 @@ class Columns:
         __tracebackhide__ = True
         require_engine()
         _check_proc(request.pid)
-        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        out, err = _cell(), ffi.new("pm_error *")
         ticker = _Ticker(request.tick) if request.tick else None
         asked, kept = _request(request, ticker)
         code = lib.pm_capture(asked, out, err)
@@ -343,7 +355,7 @@ class Columns:
         if code < 0:
             detail = ffi.string(err.detail).decode()
             _raise_capture(request.pid, err.code, err.stage, detail)
-        return cls(out[0])
+        return cls(out)
 
     @classmethod
     def build(cls, plain: PlainSnapshot) -> Columns:
@@ -385,9 +397,15 @@ class Columns:
 
     @property
     def status(self) -> dict[str, int]:
-        """VmHWM, VmRSS, VmPTE and VmSwap of /proc/PID/status in bytes, where seen."""
+        """VmHWM, VmRSS, VmPTE and VmSwap of /proc/PID/status in bytes, where seen.
+
+        Of ourselves, VmRSS is without the engine's own memory.
+        """
         values = {name: int(getattr(self._header, field)) for name, field in _STATUS.items()}
-        return {name: value for name, value in values.items() if value != _NO_STATUS}
+        seen = {name: value for name, value in values.items() if value != _NO_STATUS}
+        if "vm_rss" in seen:
+            seen["vm_rss"] = max(0, seen["vm_rss"] - int(self._header.hidden_rss))
+        return seen
 
     @property
     def complete(self) -> bool:
@@ -415,6 +433,21 @@ class Columns:
         return int(self._header.missed_pages)
 
     @property
+    def depth(self) -> Depth:
+        """How deep the capture looked."""
+        return Depth(self._header.depth)
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some addresses were asked for, or reached."""
+        return bool(self._header.partial)
+
+    @property
+    def next_address(self) -> int:
+        """Where a capture that ended after so many pages goes on; 0: it got to the end."""
+        return int(self._header.next)
+
+    @property
     def stopped_ns(self) -> int:
         """For how long the target stood still, nanoseconds; 0: it ran."""
         return int(self._header.stopped_ns)
@@ -439,6 +472,7 @@ class Columns:
 
     def _mapping(self, i: int) -> MappingInfo:
         m = self._columns.mappings[i]
+        counters = self._columns.counters[i] if self._columns.counters else None
         return MappingInfo(
             start=m.start,
             end=m.end,
@@ -452,8 +486,8 @@ class Columns:
             index_exact=m.index_trust == lib.PM_INDEX_EXACT,
             vmflags=self._text(m.vmflags, m.vmflags_len),
             extra=self._text(m.extra, m.extra_len),
-            before=_counters(m.before),
-            after=_counters(m.after),
+            before=_counters(counters.before) if counters else {},
+            after=_counters(counters.after) if counters else {},
             counters_moved=bool(m.counters_moved),
             evidence=tuple(m.evidence),
             trouble=m.trouble,
@@ -526,8 +560,8 @@ class Columns:
         return wide | {name: self._buffer(name, "I") for name in names}
 
     def _buffer(self, name: str, code: Literal["Q", "I"]) -> memoryview:
-        handle = self._handle  # held by the destructor below, which has nothing else to do
-        pointer = ffi.gc(getattr(self._columns, name), lambda _, handle=handle: None)
+        cell = self._cell  # held by the destructor below, which has nothing else to do
+        pointer = ffi.gc(getattr(self._columns, name), lambda _, cell=cell: None)
         size = self.n_ranges * (8 if code == "Q" else 4)
         whole: memoryview = memoryview(ffi.buffer(pointer, size))
         return whole.toreadonly().cast(code)
@@ -599,6 +633,9 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            depth=self.depth,
+            partial=self.partial,
+            next_address=self.next_address,
             stopped_ns=self.stopped_ns,
         )
 
@@ -628,6 +665,53 @@ def _check_pair(code: int) -> None:
         raise ValueError("a window outside its mapping")
 
 
+# ---- several processes
+
+
+class Member(NamedTuple):
+    """One of several processes, each of another mm; ``pm_member`` in pmaps.h."""
+
+    columns: Columns
+    again: Columns | None
+    windows: Sequence[Window] | None
+    place: int
+    ran: bool
+
+
+def union(members: Sequence[Member], migrated: int) -> Interval:
+    """Physical pages in the members' windows, each counted once."""
+    kept = [ffi.NULL if m.windows is None else _windows(m.windows) for m in members]
+    given = ffi.new("pm_member[]", len(members))
+    for to, m, windows in zip(given, members, kept, strict=True):
+        to.snapshot, to.again = m.columns._handle, m.again._handle if m.again else ffi.NULL
+        to.windows, to.n_windows = windows, len(m.windows or ())
+        to.place, to.ran = m.place, m.ran
+    out = ffi.new("pm_interval *")
+    code = lib.pm_union(given, len(members), migrated, out)
+    if code == -errno.ENOMEM:
+        raise MemoryError("not enough memory to count pages of several processes")
+    _check_pair(code)
+    return Interval(out.lo, out.hi)
+
+
+def same_mm(a: int, b: int) -> bool | None:
+    """Whether two processes are one memory (kcmp); None where the kernel does not say."""
+    code = lib.pm_same_mm(a, b)
+    return None if code < 0 else code == 1
+
+
+def cpu_time(pid: int) -> int | None:
+    """CPU time that a process used so far, in ns; None where there is no such process."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_cpu_time(pid, out) < 0 else int(out[0])
+
+
+def migrated() -> int | None:
+    """Pages that the kernel moved to other frames since boot; None where it does not say."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_migrated(out) < 0 else int(out[0])
+
+
 class _Builder:
     """Lays plain values out as the engine wants them; it checks and copies them."""
 
@@ -645,12 +729,17 @@ class _Builder:
         ranges = [r for m in plain.mappings for r in m.ranges]
         keep: dict[str, Any] = {
             "mappings": ffi.new("pm_mapping[]", len(plain.mappings)),
+            "counters": ffi.new("pm_counters[]", len(plain.mappings)),
             "objects": ffi.new("pm_object[]", len(plain.objects)),
             "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
-        for m, to in zip(plain.mappings, keep["mappings"], strict=True):
+        for m, to, counters in zip(
+            plain.mappings, keep["mappings"], keep["counters"], strict=True
+        ):
             self._fill_mapping(m, to, first)
+            for i, name in enumerate(COUNTERS):
+                counters.before[i], counters.after[i] = m.before.get(name, -1), m.after.get(name, -1)
             first += len(m.ranges)
         first = 0
         for o, to in zip(plain.objects, keep["objects"], strict=True):
@@ -661,10 +750,10 @@ class _Builder:
         columns.n_mappings, columns.n_objects = len(plain.mappings), len(plain.objects)
         columns.n_parts, columns.n_ranges = len(keep["parts"]), len(ranges)
         columns.n_strings = len(self.strings)
-        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        out, err = _cell(), ffi.new("pm_error *")
         if lib.pm_build(self._header(), columns, out, err) < 0:
             _raise_build(err)
-        return out[0]
+        return out
 
     def _parts(self) -> Iterator[dict[str, int]]:
         for i, o in enumerate(self.plain.objects):
@@ -688,6 +777,9 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "depth": p.depth,
+                "partial": p.partial,
+                "next": p.next_address,
                 "stopped_ns": p.stopped_ns,
                 "comm": p.comm.encode("utf-8", "surrogateescape")[:15],
             },
@@ -708,8 +800,6 @@ class _Builder:
         to.dirty_lo, to.dirty_hi = m.dirty_bounds or (0, _NO_STATUS)
         for i, mask in enumerate(m.evidence[: MAPCOUNT + 1]):
             to.evidence[i] = mask
-        for i, name in enumerate(COUNTERS):
-            to.before[i], to.after[i] = m.before.get(name, -1), m.after.get(name, -1)
 
     def _fill_object(self, o: PlainObject, to: Any, first_part: int) -> None:
         to.name, to.name_len = self.text(o.name)

@@ -12,7 +12,7 @@ from .counts import Count
 from .delta import New, check_same_process
 from .errors import FootprintError, NoSuchMapping, Undetermined, undetermined
 from .metrics import Counted
-from .model import Fact
+from .model import Depth, Fact
 from .select import Selector
 from .snapshots import Selection, Snapshot
 
@@ -137,6 +137,8 @@ def _check_miss(snapshot: Snapshot, selector: Selector) -> None:
         if selector == "" or miss.misspelt:
             raise
     columns = snapshot.columns
+    if columns.partial or columns.depth is Depth.TOTALS:
+        raise undetermined("this capture does not list all mappings: capture the whole process")
     if columns.appeared or columns.missed_pages or not columns.complete:
         raise undetermined(
             "memory moved while the process was captured, or not all of it is listed: "

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
-from ._native import Columns, Request
+from ._native import Columns, MappingInfo, Request
 from .errors import ProcessGone
+from .model import Depth
+from .select import Entry, Selector, resolve
 from .snapshots import Snapshot
 from .stopping import capture_stopped
 
-__all__ = ["pid_of", "snapshot"]
+__all__ = ["DepthName", "Progress", "depth_of", "pid_of", "snapshot"]
+
+DepthName = Literal["totals", "mappings", "pages", "full"]
+
+#: Called with pages done and an estimate of all; returns True to cancel.
+Progress = Callable[[int, int], bool | None]
 
 _TARGETS = "a pid, an object with a pid (Popen, psutil.Process, multiprocessing.Process), or None"
 
@@ -53,10 +64,28 @@ def _name(target: object) -> str:
     return f"the {type(target).__name__}"
 
 
-def snapshot(target: object = None, *, stop: bool = False) -> Snapshot:
+def snapshot(
+    target: object = None,
+    *,
+    depth: Depth | DepthName = Depth.FULL,
+    counters: bool = True,
+    select: Selector | None = None,
+    window: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+    stop: bool = False,
+) -> Snapshot:
     """Capture the memory of a process: ``target`` is a pid, anything with a ``pid``
     (``subprocess.Popen``, ``psutil.Process``, ``multiprocessing.Process``, asyncio's process),
     or None for this process.
+
+    ``depth`` is what to pay for: ``"totals"``, ``"mappings"``, ``"pages"`` or ``"full"``, see
+    :class:`~pytest_pmaps.Depth`.  What was not looked at is unknown, not absent.
+    ``counters`` False leaves smaps and numa_maps alone, which hold up a large target for
+    milliseconds; there is nothing then that the pages could be held against.
+    ``select`` captures only the mappings of the files that a selector means, ``window`` only the
+    addresses from its first up to its second (both in bytes, widened to whole pages).
+    ``progress`` is called every few milliseconds with pages done and an estimate of all of them;
+    where it returns True the capture ends with :class:`~pytest_pmaps.Cancelled`.
 
     Capturing our own process does not show in the result: the engine works in memory of its
     own, which is left out.
@@ -64,10 +93,75 @@ def snapshot(target: object = None, *, stop: bool = False) -> Snapshot:
     ``stop`` holds another process still while it is captured, so that nothing in it moves; what
     that does to it is in docs/stopping.md.  Its ``stopped_ns`` says for how long.
 
-    Raises ProcessGone (also for zombies and kernel threads, which have no memory),
+    Raises ProcessGone (also for zombies and kernel threads, which have no memory, and for a
+    process whose main thread has ended, of which the kernel shows none),
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target,
-    PmapsError for one that would not stop.
+    NoSuchMapping where ``select`` matches nothing, ValueError for other options that make no
+    sense, PmapsError for what would not stop.
     """
     __tracebackhide__ = True
-    request = Request(pid_of(target))
+    pid, deep = pid_of(target), depth_of(depth)
+    if select is not None and window is not None:
+        raise ValueError("select or window: a capture is limited in one way")
+    if not counters and deep is Depth.TOTALS:
+        raise ValueError("totals are counters: there are none without")
+    request = Request(pid, deep, counters, tick=progress or _listener(pid))
+    if window is not None:
+        request = replace(request, extents=(_whole_pages(window),))
+    if select is not None:
+        request = replace(request, extents=_extents_of(request, select))
     return Snapshot(capture_stopped(request) if stop else Columns.capture(request))
+
+
+def depth_of(depth: Depth | str) -> Depth:
+    """A depth by its name; ValueError for what is none."""
+    if isinstance(depth, Depth):
+        return depth
+    names = {each.name.lower(): each for each in Depth}
+    if depth not in names:
+        raise ValueError(f"{depth!r} is no depth: they are {', '.join(names)}")
+    return names[depth]
+
+
+def _go_on(done: int, total: int) -> None:
+    """Being called is enough: Python raises KeyboardInterrupt on the way."""
+
+
+def _listener(pid: int) -> Progress | None:
+    """Lets Ctrl-C interrupt a capture.  Not of ourselves: the call would show in it."""
+    main = threading.current_thread() is threading.main_thread()
+    return _go_on if pid not in (0, os.getpid()) and main else None
+
+
+def _whole_pages(window: tuple[int, int]) -> tuple[int, int]:
+    __tracebackhide__ = True
+    page, (start, end) = os.sysconf("SC_PAGESIZE"), window
+    if not 0 <= start < end <= 1 << 64:
+        raise ValueError(f"no window of addresses: {start:#x} to {end:#x}")
+    return start // page * page, min(-(-end // page) * page, (1 << 64) - page)
+
+
+def _extents_of(request: Request, selector: Selector) -> tuple[tuple[int, int], ...]:
+    """Where the mappings lie that a selector means, and the bss of each, which is nameless and
+    follows its file's last mapping.
+    """
+    __tracebackhide__ = True
+    listed = replace(request, depth=Depth.MAPPINGS, counters=False)
+    infos = Columns.capture(listed).mappings
+    entries = [Entry(m.name, m.dev, m.inode, m.kind) for m in infos]
+    chosen = set(resolve(selector, entries, many=True).indexes)
+    behind = {i + 1 for i in chosen if _is_bss(infos, i + 1)}
+    extents: list[tuple[int, int]] = []
+    for i in sorted(chosen | behind):
+        start, end = infos[i].start, infos[i].end
+        if extents and extents[-1][1] == start:
+            extents[-1] = (extents[-1][0], end)
+        else:
+            extents.append((start, end))
+    return tuple(extents)
+
+
+def _is_bss(infos: Sequence[MappingInfo], i: int) -> bool:
+    if i >= len(infos):
+        return False
+    return not infos[i].name and infos[i - 1].end == infos[i].start and infos[i - 1].inode != 0

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from .snapshots import Snapshot
 
 __all__ = ["main"]
 
+#: Seconds before a bar appears.
+_PATIENCE = 0.5
+#: 128 + SIGINT, as shells have it.
+_INTERRUPTED = 130
 _COLOURS = {"green": "32", "yellow": "33"}
 
 
@@ -32,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("pmaps: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough (pmaps show 1 | head); nothing is left to be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,6 +74,36 @@ def _parser() -> argparse.ArgumentParser:
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was captured, as JSON")
     form.add_argument("--summary", action="store_true", help="a table, a line for each file")
+    show.add_argument(
+        "--depth",
+        choices=["mappings", "pages", "full"],
+        default="full",
+        help="what to look at; the less, the faster (default: full)",
+    )
+    show.add_argument(
+        "--no-counters",
+        action="store_true",
+        help="leave smaps and numa_maps alone, which hold up a large process",
+    )
+    show.add_argument(
+        "--stream",
+        action="store_true",
+        help="print piece by piece, in bounded memory; Ctrl-C ends it with what there is",
+    )
+    show.add_argument(
+        "--start",
+        metavar="ADDRESS",
+        type=_address,
+        default=0,
+        help="with --stream: begin at this address (hexadecimal)",
+    )
+    show.add_argument(
+        "--pages",
+        metavar="N",
+        type=_positive,
+        default=0,
+        help="with --stream: so many pages at a time (default: 262144)",
+    )
     show.set_defaults(run=_show)
     doctor = commands.add_parser(
         "doctor", help="say what this host lets us see, and how to see more"
@@ -83,8 +121,23 @@ def _version() -> str:
 # ---- show
 
 
+def _address(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no hexadecimal address") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pages")
+    return int(text)
+
+
 def _show(args: argparse.Namespace) -> int:
-    snapshot = _target(args.target)
+    if args.stream:
+        return _show_stream(args)
+    snapshot = _target(args)
     for line in _shown(snapshot, args):
         sys.stdout.write(_printable(line) + "\n")
     if not snapshot.verdict and snapshot.pid:
@@ -94,11 +147,94 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _target(text: str) -> Snapshot:
-    if text.lstrip("-").isdecimal():
+def _show_stream(args: argparse.Namespace) -> int:
+    from .capture import pid_of
+    from .report.text import rfc_lines
+    from .streaming import PIECE, stream
+
+    if not _is_pid(args.target) or args.json or args.summary or args.selector:
+        raise PmapsError("--stream prints the whole map of a running process, as text")
+    with _Bar() as bar:
+        walk = stream(
+            pid_of(int(args.target)),
+            depth=args.depth,
+            counters=not args.no_counters,
+            start=args.start,
+            pages=args.pages or PIECE,
+            progress=bar,
+        )
+        try:
+            for piece in walk:
+                bar.clear()
+                for line in rfc_lines(piece):
+                    sys.stdout.write(_printable(line) + "\n")
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            # As the archive of the proposal marks what it leaves out; it loads as incomplete.
+            print("[...]")
+            sys.stdout.flush()
+            bar.clear()
+            print(
+                f"pmaps: interrupted: a partial map of {walk.pages:,} pages; "
+                f"go on with --start {walk.next_address:x}",
+                file=sys.stderr,
+            )
+            return _INTERRUPTED
+    return 0
+
+
+class _Bar:
+    """A bar on stderr for what takes longer than a moment, where a person is looking."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._drawn = False
+        self._wanted = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._wanted or time.monotonic() - self._begun < _PATIENCE:
+            return
+        width = max(10, min(shutil.get_terminal_size().columns, 80) - 30)
+        share = min(1.0, done / total) if total else 0.0
+        full = int(share * width)
+        bar = f"{'#' * full}{'.' * (width - full)}"
+        print(f"\r{bar} {share:4.0%} {done:>12,} pages", end="", file=sys.stderr, flush=True)
+        self._drawn = True
+
+    def clear(self) -> None:
+        """Take it away, for text to follow."""
+        if self._drawn:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._drawn = False
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.clear()
+
+
+def _is_pid(text: str) -> bool:
+    return text.lstrip("-").isdecimal()
+
+
+def _target(args: argparse.Namespace) -> Snapshot:
+    text: str = args.target
+    if args.start or args.pages:
+        raise PmapsError("--start and --pages are for --stream")
+    if _is_pid(text):
         from .capture import pid_of, snapshot
 
-        return snapshot(pid_of(int(text)))
+        with _Bar() as bar:
+            return snapshot(
+                pid_of(int(text)),
+                depth=args.depth,
+                counters=not args.no_counters,
+                select=args.selector,
+                progress=bar,
+            )
+    if args.depth != "full" or args.no_counters:
+        raise PmapsError("--depth and --no-counters are for running processes")
     if not Path(text).exists():
         raise PmapsError(f"{text!r} is neither a pid nor a saved map")
     from .files import load

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
+    "Cancelled",
     "FootprintError",
     "FormatError",
     "NoSuchMapping",
@@ -34,6 +35,10 @@ class AccessDenied(PmapsError, PermissionError):
 
 class Unsupported(PmapsError, NotImplementedError):
     """This system cannot show page maps at all: not Linux, or no pagemap in its kernel."""
+
+
+class Cancelled(PmapsError):
+    """A capture was told to stop by its progress callback; nothing of it is left."""
 
 
 class FormatError(PmapsError, ValueError):

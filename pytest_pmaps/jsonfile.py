@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from .errors import FormatError
-from .model import COUNTERS, FLAG_LETTERS, MAPCOUNT, PARTS, Fact, Kind, PageRange, Source
+from .model import COUNTERS, FLAG_LETTERS, MAPCOUNT, PARTS, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
 
 __all__ = ["FORMAT", "VERSION", "dump", "parse", "parse_with_extra"]
@@ -74,6 +74,10 @@ def _inner(values: dict[str, object]) -> str:
     return json.dumps(values)[1:-1]
 
 
+#: What is left out where it is 0.
+_RARE = ("partial", "next_address", "stopped_ns")
+
+
 def _head(snapshot: PlainSnapshot) -> dict[str, object]:
     return {
         "pid": snapshot.pid,
@@ -86,10 +90,10 @@ def _head(snapshot: PlainSnapshot) -> dict[str, object]:
         "appeared": snapshot.appeared,
         "raced_pages": snapshot.raced_pages,
         "missed_pages": snapshot.missed_pages,
-        "stopped_ns": snapshot.stopped_ns,
         "sources": " ".join(source.name.lower() for source in snapshot.sources),
         "status": snapshot.status,
-    }
+        "depth": snapshot.depth.name.lower(),
+    } | {name: value for name in _RARE if (value := getattr(snapshot, name))}
 
 
 def _object(item: PlainObject) -> dict[str, object]:
@@ -245,9 +249,12 @@ def _snapshot(value: object) -> tuple[PlainSnapshot, dict[str, Any]]:
     snapshot.appeared = record.need("appeared", _integer(_U32))
     snapshot.raced_pages = record.need("raced_pages", _integer(_U64))
     snapshot.missed_pages = record.need("missed_pages", _integer(1 << 52))
-    snapshot.stopped_ns = record.get("stopped_ns", _integer(_U64), 0)
     snapshot.sources = record.need("sources", _sources)
     snapshot.status = record.need("status", _numbers)
+    snapshot.depth = record.get("depth", _depth, Depth.FULL)
+    snapshot.partial = record.get("partial", _boolean, False)
+    snapshot.next_address = record.get("next_address", _integer(_U64), 0)
+    snapshot.stopped_ns = record.get("stopped_ns", _integer(_U64), 0)
     extra: dict[str, Any] = record.get("extra", _any_object, {})
     snapshot.objects = record.need("objects", _list_of(_read_object))
     snapshot.mappings = record.need("mappings", lambda it: _read_mappings(it, snapshot))
@@ -551,6 +558,13 @@ def _perms(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[r-][w-][x-][ps]", value):
         raise _Wrong(f"{_shown(value)} are no permissions such as r-xp")
     return value
+
+
+def _depth(value: object) -> Depth:
+    names = {depth.name.lower(): depth for depth in Depth}
+    if not isinstance(value, str) or value not in names:
+        raise _Wrong(f"{_shown(value)} is no depth: they are {', '.join(names)}")
+    return names[value]
 
 
 def _kind(value: object) -> Kind:

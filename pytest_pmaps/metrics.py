@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ._native import Columns, Interval, MappingInfo, Window
 from .counts import Count
-from .model import Fact, Kind, PageRange, Source
+from .model import Depth, Fact, Kind, PageRange, Source
 
 __all__ = ["FACT_METRICS", "METRICS", "Counted"]
 
@@ -77,6 +77,8 @@ _RACED = "capture it again while it is idle: pages changed meanwhile"
 _HUGETLB = "pages of hugetlb mappings are not visible"
 _SHARED_DIRTY = "the dirty bits of shared memory are not visible on this host (see 'pmaps doctor')"
 _SETTLING = "capture it again in a second: the kernel has not settled yet what MADV_FREE freed"
+_SHALLOW = 'this capture looked no deeper than {}: capture it with depth="full"'
+_PAGES_ALONE = 'capture it with depth="full": only page table entries were looked at'
 _TEXT = "the saved map does not say; capture the process, or save it as JSON"
 
 
@@ -301,12 +303,16 @@ class Counted:
     def _remedy(self, fact: Fact | None) -> str:
         """What would decide a count that is still open, the nearest thing first."""
         sources = self._columns.sources
+        if self._columns.depth < Depth.PAGES:
+            return _SHALLOW.format(self._columns.depth.name.lower())
         if Source.PAGEMAP not in sources:
             return _TEXT
         if self._columns.missed_pages or any(m.raced_pages for m in self._infos):
             return _RACED
         if any(m.kind == Kind.HUGETLB for m in self._infos):
             return _HUGETLB
+        if self._columns.depth is Depth.PAGES:
+            return _PAGES_ALONE
         dirty = fact in (Fact.DIRTY, Fact.PTEDIRTY)
         if dirty and any(m.perms.endswith("s") for m in self._infos):
             return _SHARED_DIRTY

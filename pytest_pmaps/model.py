@@ -13,6 +13,7 @@ __all__ = [
     "COUNTERS",
     "FLAG_LETTERS",
     "PARTS",
+    "Depth",
     "Fact",
     "Kind",
     "PageRange",
@@ -91,6 +92,21 @@ class Fact(enum.IntEnum):
 
 #: The slot for mapcount in a mapping's evidence, behind the last fact.
 MAPCOUNT = len(Fact)
+
+
+class Depth(enum.IntEnum):
+    """How deep a capture looks; a caller pays for what it asks.
+
+    ``TOTALS``: the counters of the whole process (smaps_rollup), as one mapping ``[rollup]``.
+    ``MAPPINGS``: every mapping with its counters (smaps), and no page.
+    ``PAGES``: every mapping (maps) and what its page table entries say (pagemap), read once.
+    ``FULL``: everything, read twice and held against each other.
+    """
+
+    TOTALS = 0
+    MAPPINGS = 1
+    PAGES = 2
+    FULL = 3
 
 
 class Source(enum.IntEnum):

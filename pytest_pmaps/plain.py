@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .model import MAPCOUNT, Kind, Source
+from .model import MAPCOUNT, Depth, Kind, Source
 
 __all__ = ["PlainMapping", "PlainObject", "PlainRange", "PlainSnapshot"]
 
@@ -74,7 +74,12 @@ class PlainObject:
 
 @dataclass(slots=True)
 class PlainSnapshot:
-    """A whole snapshot.  ``pid`` 0: unknown; ``status`` in bytes, by name, where seen."""
+    """A whole snapshot.  ``pid`` 0: unknown; ``status`` in bytes, by name, where seen.
+
+    ``partial``: of some addresses only; ``next_address`` is where a capture that was to end
+    after so many pages goes on, 0 where it got to the end; ``stopped_ns`` how long the process
+    stood still.
+    """
 
     mappings: list[PlainMapping]
     objects: list[PlainObject] = field(default_factory=list)
@@ -90,4 +95,7 @@ class PlainSnapshot:
     appeared: int = 0
     raced_pages: int = 0
     missed_pages: int = 0
+    depth: Depth = Depth.FULL
+    partial: bool = False
+    next_address: int = 0
     stopped_ns: int = 0

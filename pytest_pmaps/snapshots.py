@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
 from functools import cached_property
 
@@ -11,14 +11,14 @@ from .counts import Count
 from .delta import Delta, check_same_process
 from .errors import NoSuchMapping, undetermined
 from .metrics import Counted
-from .model import MAPCOUNT, PARTS, Fact, Kind, Source, Verdict
+from .model import MAPCOUNT, PARTS, Depth, Fact, Kind, Source, Verdict
 from .plain import PlainSnapshot
 from .select import Entry, Resolution, Selector, resolve
 
 __all__ = ["Mapping", "Selection", "Snapshot", "diff"]
 
 # pm_elf_status
-_ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN = range(5)
+_ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN, _ELF_UNASKED = range(6)
 _NO_PARTS = {
     _ELF_NOT: "it is no ELF file",
     _ELF_PLAIN: "it is mapped as plain data, not as a program or library",
@@ -212,6 +212,23 @@ class Snapshot(Counted):
         return self.columns.sources
 
     @property
+    def depth(self) -> Depth:
+        """How deep the capture looked."""
+        return self.columns.depth
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some addresses were captured: ``select``, ``window``, one piece of a
+        stream.  All counts are of these alone.
+        """
+        return self.columns.partial
+
+    @property
+    def next_address(self) -> int:
+        """Where the next piece of a stream begins; 0 where this is the last one."""
+        return self.columns.next_address
+
+    @property
     def stopped_ns(self) -> int:
         """For how long the process stood still to be captured, in nanoseconds; 0: it ran."""
         return self.columns.stopped_ns
@@ -236,12 +253,25 @@ class Snapshot(Counted):
         )
         wrong = any(t & bit for t in troubles for bit in _UNRECONCILED)
         counters = all("rss" in m.after for m in c.mappings) and bool(c.mappings)
+        reasons += self._limits(counters)
         return Verdict(
             complete=c.complete,
             reconciled=not wrong if counters else None,
             raced=bool(moved),
             reasons=tuple(reasons),
         )
+
+    def _limits(self, counters: bool) -> Iterator[str]:
+        """What was not looked at, because nobody asked for it."""
+        depth = self.columns.depth
+        if depth < Depth.PAGES:
+            yield f"no pages were looked at (depth {depth.name.lower()})"
+        elif depth is Depth.PAGES:
+            yield "pages were read once, and held against nothing (depth pages)"
+        elif not counters and Source.SMAPS not in self.sources and Source.PAGEMAP in self.sources:
+            yield "no counters were read that the pages could be held against"
+        if self.columns.partial:
+            yield "only some addresses were captured"
 
     # ---- selecting
 
@@ -257,12 +287,28 @@ class Snapshot(Counted):
         Undetermined for a part of a file that could not be read.
         """
         __tracebackhide__ = True
-        return self._selection(resolve(selector, self._entries))
+        return self._selection(self._resolve(selector))
 
     def select(self, selector: Selector) -> Selection:
         """Like ``snap[selector]``, but takes the mappings of all files that match."""
         __tracebackhide__ = True
-        return self._selection(resolve(selector, self._entries, many=True))
+        return self._selection(self._resolve(selector, many=True))
+
+    def _resolve(self, selector: Selector, *, many: bool = False) -> Resolution:
+        __tracebackhide__ = True
+        try:
+            return resolve(selector, self._entries, many=many)
+        except NoSuchMapping as miss:
+            if miss.misspelt or not self._lists_less:
+                raise
+            raise NoSuchMapping(f"{miss}; {self._lists_less}") from None
+
+    @property
+    def _lists_less(self) -> str:
+        """Why a mapping that is there may not be listed; empty where all are."""
+        if self.depth is Depth.TOTALS:
+            return 'this capture holds totals alone (depth="totals")'
+        return "only some addresses were captured" if self.partial else ""
 
     def __contains__(self, selector: Selector) -> bool:
         """Whether anything that a selector means is mapped."""
@@ -313,6 +359,11 @@ class Snapshot(Counted):
         status = objects[0].status if objects else _ELF_UNREADABLE
         if status in _NO_PARTS:
             raise NoSuchMapping(f"{found.name} has no parts: {_NO_PARTS[status]}")
+        if status == _ELF_UNASKED:
+            raise undetermined(
+                f"the parts of {found.name} are unknown: depth 'pages' does not look for them "
+                f"unless they are asked for: snapshot(depth='pages', select={found.name!r})"
+            )
         why = (
             "its path now holds another file than the one that is mapped"
             if status == _ELF_REPLACED

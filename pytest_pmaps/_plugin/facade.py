@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Literal, Protocol
 
 from .. import assertions, files, snapshots
+from ..groups import Group
 from ..snapshots import Snapshot
 
-__all__ = ["Pmaps", "TakeSnapshot"]
+__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot"]
 
 
 class TakeSnapshot(Protocol):
@@ -17,11 +19,21 @@ class TakeSnapshot(Protocol):
         """Capture a process, as :func:`pytest_pmaps.snapshot` does, and keep it for the report."""
 
 
+class TakeGroup(Protocol):
+    """What ``pmaps.group`` is."""
+
+    def __call__(
+        self, targets: Iterable[object], *, missing: Literal["raise", "skip"] = "raise"
+    ) -> Group:
+        """Capture several processes, as :func:`pytest_pmaps.group` does, and keep them."""
+
+
 class Pmaps:
     """The library in one object; snapshots taken through it are kept for the report."""
 
-    def __init__(self, snapshot: TakeSnapshot) -> None:
+    def __init__(self, snapshot: TakeSnapshot, group: TakeGroup) -> None:
         self.snapshot = snapshot
+        self.group = group
 
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -61,8 +62,22 @@ def load_reports() -> None:
 
 
 @pytest.fixture(scope="session")
-def pmaps(pmaps_snapshot: TakeSnapshot) -> Pmaps:
-    """Everything in one object: ``snapshot``, ``diff``, ``load``, ``save`` and ``assert_*``."""
+def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps:
+    """Everything in one object: ``snapshot``, ``group``, ``diff``, ``load``, ``save`` and
+    ``assert_*``.
+    """
+    from .. import groups
     from .facade import Pmaps
 
-    return Pmaps(pmaps_snapshot)
+    session = request.config.stash[SESSION]
+
+    def group(
+        targets: Iterable[object], *, missing: Literal["raise", "skip"] = "raise"
+    ) -> groups.Group:
+        __tracebackhide__ = True
+        taken = groups.group(targets, missing=missing)
+        for snapshot in taken:
+            session.note(snapshot)
+        return taken
+
+    return Pmaps(pmaps_snapshot, group)

@@ -499,13 +499,14 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
                  {"/proc/meminfo", FK_F_MEMINFO},
                  {"/proc/kpagecount", FK_F_KCOUNT},
                  {"/proc/self/maps", FK_F_MAPS},
+                 {"root", FK_F_DIR},
                  {"/proc/self", FK_F_DIR},
                  {"/proc/99999999", FK_F_DIR}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (strcmp(path, table[i].path) == 0)
             return table[i].kind;
     for (size_t i = 0; i < f->n_files; i++) {
-        if (strncmp(path, "root", 4) == 0 && strcmp(path + 4, f->files[i].path) == 0) {
+        if (strcmp(path, f->files[i].path + 1) == 0) {
             *file = i;
             return FK_F_OBJECT;
         }
@@ -834,7 +835,8 @@ static inline void fk_init(struct fake *f, const struct fk_world *w)
                             .ioctl = fk_ioctl,
                             .stat = fk_stat,
                             .close = fk_close,
-                            .ctx = f};
+                            .ctx = f,
+                            .table_pages = 1}; /* huge pages of any size, in small worlds */
     for (int i = 0; i < FK_MOMENTS; i++)
         f->at[i] = w;
     fk_restart(f);

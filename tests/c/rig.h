@@ -30,7 +30,10 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
             {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
         .header = {.pid = FK_PID, .page_size = FK_PAGE},
         .dir = -1,
+        .root = -1,
+        .maps = -1,
         .smaps = -1,
+        .rollup = -1,
         .numa = -1,
         .pagemap = -1,
         .kpageflags = -1,
@@ -40,13 +43,14 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
         .strings = malloc(strings),
         .objects = calloc(8, sizeof(pm_object)),
         .parts = calloc(32, sizeof(pm_part)),
+        .counters = calloc(mappings, sizeof(pm_counters)),
+        .end = UINT64_MAX,
         .pages = {.vpn = calloc(pages, 8),
                   .entry = calloc(pages, 8),
-                  .set = calloc(pages, 4),
-                  .known = calloc(pages, 4),
-                  .mapcount_lo = calloc(pages, 4),
-                  .mapcount_hi = calloc(pages, 4),
+                  .state = calloc(pages, 4),
+                  .mapcount = calloc(pages, 4),
                   .cap = pages},
+        .aside = calloc(pages, PM__ASIDE),
         .scratch = malloc(PM__SCRATCH),
     };
     g->room = g->c.room;
@@ -60,9 +64,9 @@ static inline int rig_open(struct rig *g, const char *path)
 static inline void rig_drop(struct rig *g)
 {
     struct pm__pages *p = &g->c.pages;
-    void *all[] = {g->c.mappings, g->c.spans,     g->c.strings,   g->c.objects,
-                   g->c.parts,    p->vpn,         p->entry,       p->set,
-                   p->known,      p->mapcount_lo, p->mapcount_hi, g->c.scratch};
+    void *all[] = {g->c.mappings, g->c.counters, g->c.spans, g->c.strings, g->c.objects,
+                   g->c.parts,    p->vpn,        p->entry,   p->state,     p->mapcount,
+                   g->c.aside,    g->c.scratch};
     pm__target_close(&g->c);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);

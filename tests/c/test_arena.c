@@ -181,7 +181,7 @@ static void take(void)
     CHECK_EQ(pm__arena_get(&a, FK_PAGE), 0);
     a.size = FK_PAGE; /* a kept one may be larger */
     memset(a.base, 0xff, a.size);
-    char *p = pm__take(&a, 3, 5), *q = pm__take(&a, 1, 64);
+    char *p = pm__take_zeroed(&a, 3, 5), *q = pm__take(&a, 1, 64);
     CHECK(p && q && q >= p + 15 && at(p) % 64 == 0 && at(q) % 64 == 0);
     for (int i = 0; i < 15; i++)
         CHECK_EQ(p[i], 0);
@@ -279,10 +279,10 @@ static int inside, refused;
 
 static int (*plain_open)(void *, int, const char *, int);
 
-/* The first kernel call of a capture waits, holding its arena, until all have theirs. */
+/* The first call behind the arena waits, holding it, until all have theirs. */
 static int crowded_open(void *ctx, int dir, const char *path, int flags)
 {
-    if (strncmp(path, "/proc/9", 7) == 0) {
+    if (strcmp(path, "smaps") == 0) {
         pthread_mutex_lock(&crowd_lock);
         inside++;
         pthread_cond_broadcast(&crowd_moves);

@@ -15,6 +15,7 @@ struct sample {
     pm_header header;
     pm_columns columns;
     pm_mapping mappings[N_MAPPINGS];
+    pm_counters counters[N_MAPPINGS];
     pm_object objects[2];
     pm_part parts[2];
     uint64_t page[N_RANGES], count[N_RANGES];
@@ -30,7 +31,7 @@ static void make(struct sample *s)
     static const uint64_t starts[] = {0x10000, 0x14000, 0x20000};
     static const uint32_t n_ranges[] = {2, 0, 2};
     memset(s, 0, sizeof *s);
-    s->header = (pm_header){.pid = 1, .page_size = 4096, .complete = 1};
+    s->header = (pm_header){.pid = 1, .page_size = 4096, .complete = 1, .depth = PM_FULL};
     for (uint32_t i = 0, r = 0; i < N_MAPPINGS; r += n_ranges[i++])
         s->mappings[i] = (pm_mapping){.start = starts[i],
                                       .end = starts[i] + 0x4000,
@@ -57,6 +58,7 @@ static void make(struct sample *s)
         s->parts[i] = (pm_part){.start = 0x10000, .end = 0x11000, .object = i};
     }
     s->columns = (pm_columns){.mappings = s->mappings,
+                              .counters = s->counters,
                               .objects = s->objects,
                               .parts = s->parts,
                               .strings = strings,
@@ -159,9 +161,9 @@ static void refuses(void)
         {"text outside the string pool", 1, AT(mappings[0].extra_len), 8},
         {"an object that does not exist", 2, AT(mappings[1].object), 3},
         {"a kind that does not exist", 1, AT(mappings[0].kind), PM_KIND_HUGETLB + 1},
-        {"a counter that cannot be", 1, AT(mappings[0].after[PM_C_RSS]), UINT64_MAX - 1},
-        {"a counter that cannot be", 1, AT(mappings[0].before[0]), (UINT64_C(1) << 58) + 1},
-        {"a counter that cannot be", 1, AT(mappings[0].after[PM_N_COUNTERS - 1]), INT64_MAX},
+        {"a counter that cannot be", 1, AT(counters[0].after[PM_C_RSS]), UINT64_MAX - 1},
+        {"a counter that cannot be", 1, AT(counters[0].before[0]), (UINT64_C(1) << 58) + 1},
+        {"a counter that cannot be", 1, AT(counters[0].after[PM_N_COUNTERS - 1]), INT64_MAX},
         {"bounds that are the wrong way round", 1, AT(mappings[0].dirty_lo), 5},
         {"a range of no pages", 1, AT(count[0]), 0},
         {"ranges overlap or are out of order", 1, AT(page[0]), 0xf},
@@ -236,7 +238,7 @@ static void largest_counters(void)
     make(&s);
     s.mappings[1].kind = PM_KIND_HUGETLB;
     for (int k = 0; k < PM_N_COUNTERS; k++)
-        s.mappings[1].after[k] = s.mappings[1].before[k] = INT64_C(1) << 58;
+        s.counters[1].after[k] = s.counters[1].before[k] = INT64_C(1) << 58;
     CHECK_EQ(build(&s, &snap, &err), 0);
     if (!snap)
         return;

@@ -16,6 +16,7 @@ struct sample {
     pm_header header;
     pm_columns columns;
     pm_mapping mappings[N_MAPPINGS];
+    pm_counters counters[N_MAPPINGS];
     uint64_t page[MAX_RANGES], count[MAX_RANGES];
     uint32_t set[MAX_RANGES], known[MAX_RANGES], lo[MAX_RANGES], hi[MAX_RANGES];
     pm_snapshot *snap;
@@ -58,7 +59,7 @@ static void make(struct rng *r, struct sample *s)
     pm_error err;
     memset(s, 0, sizeof *s);
     uint64_t at = BASE + rng_below(r, 4);
-    s->header = (pm_header){.page_size = FK_PAGE, .complete = 1};
+    s->header = (pm_header){.page_size = FK_PAGE, .complete = 1, .depth = PM_FULL};
     for (int i = 0; i < N_MAPPINGS; i++) {
         pm_mapping *m = &s->mappings[i];
         uint64_t pages = 1 + rng_below(r, SPAN);
@@ -68,7 +69,7 @@ static void make(struct rng *r, struct sample *s)
         m->kind = rng_once_in(r, 8) ? PM_KIND_HUGETLB : m->inode ? PM_KIND_FILE : PM_KIND_ANON;
         m->raced_pages = rng_once_in(r, 5) ? rng_below(r, 4) : 0;
         m->dirty_hi = UINT64_MAX;
-        m->after[PM_C_PRIVATE_HUGETLB] = rng_once_in(r, 3) ? -1
+        s->counters[i].after[PM_C_PRIVATE_HUGETLB] = rng_once_in(r, 3) ? -1
                                                            : (int64_t)(rng_below(r, 40) * FK_PAGE);
         if (m->kind != PM_KIND_HUGETLB)
             add_ranges(r, s, m);
@@ -77,6 +78,7 @@ static void make(struct rng *r, struct sample *s)
         at += pages + (rng_once_in(r, 2) ? rng_below(r, 5) : 0);
     }
     s->columns.mappings = s->mappings;
+    s->columns.counters = s->counters;
     s->columns.n_mappings = N_MAPPINGS;
     s->columns.page = s->page;
     s->columns.count = s->count;
@@ -167,11 +169,12 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t huge_pages(const pm_mapping *m, int x, uint64_t pages)
+static uint64_t huge_pages(const struct sample *s, const pm_mapping *m, int x,
+                           uint64_t pages)
 {
     if (m->kind != PM_KIND_HUGETLB || x >= PM_N_BITS || !(huge_facts & PM_BIT(x)))
         return 0;
-    int64_t there = m->after[PM_C_PRIVATE_HUGETLB];
+    int64_t there = s->counters[m - s->mappings].after[PM_C_PRIVATE_HUGETLB];
     return there < 0 ? pages : least((uint64_t)there / FK_PAGE, pages);
 }
 
@@ -188,7 +191,7 @@ static pm_interval by_page(const struct sample *s, const pm_window *w, size_t n,
             out.lo += a == YES;
             out.hi += a != NO;
         }
-        out.hi += least(missed(s, m), pages) + huge_pages(m, x, pages);
+        out.hi += least(missed(s, m), pages) + huge_pages(s, m, x, pages);
     }
     return out;
 }
@@ -477,13 +480,12 @@ static void common_pages(void)
 static void hugetlb_in_common(void)
 {
     pm_mapping m = {.start = 0x200000, .end = 0x400000, .kind = PM_KIND_HUGETLB, .inode = 5};
-    pm_header header = {.page_size = FK_PAGE};
+    pm_header header = {.page_size = FK_PAGE, .depth = PM_FULL};
     pm_columns columns = {.mappings = &m, .n_mappings = 1};
     pm_window w = {m.start, m.end, 0};
     pm_snapshot *snap;
     pm_interval out;
     pm_error err;
-    m.after[PM_C_PRIVATE_HUGETLB] = -1;
     CHECK_EQ(pm_build(&header, &columns, &snap, &err), 0);
     CHECK_EQ(pm_common(snap, &w, 1, snap, NULL, 0, &out), 0);
     CHECK_IN(out.hi == 512, "to %llu", (unsigned long long)out.hi);
@@ -530,7 +532,7 @@ static void foreign_page_sizes(void)
 {
     struct rng r = {9};
     struct sample s;
-    pm_header header = {.page_size = 65536};
+    pm_header header = {.page_size = 65536, .depth = PM_FULL};
     pm_columns none = {0};
     pm_snapshot *foreign;
     pm_interval out[PM_N_BITS];

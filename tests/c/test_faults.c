@@ -254,7 +254,8 @@ static void every_call_fails(void)
                 strike(note);
             }
         CHECK(snapshots > calls && errors > calls);
-        CHECK_IN(own_mappings() <= mappings + 1, "%u mappings, then %u", mappings, own_mappings());
+        /* A sanitizer's own memory may come to be in a few more pieces. */
+        CHECK_IN(own_mappings() <= mappings + 4, "%u mappings, then %u", mappings, own_mappings());
     }
 }
 

@@ -22,7 +22,7 @@ static void make(struct rig *g, const uint64_t *starts, size_t n)
         g->c.mappings[i].start = starts[i];
         g->c.mappings[i].end = starts[i] + FK_PAGE;
         for (int k = 0; k < PM_N_COUNTERS; k++)
-            g->c.mappings[i].before[k] = g->c.mappings[i].after[k] = -1;
+            g->c.counters[i].before[k] = g->c.counters[i].after[k] = -1;
     }
     g->c.n_mappings = n;
 }
@@ -50,10 +50,10 @@ static void keys(void)
         make(&g, &start, 1);
         CHECK_EQ(read_text(&g, PM__BEFORE, cases[i].line, 0), 0);
         for (int k = 0; k < 5; k++) {
-            int64_t got = g.c.mappings[0].before[PM_C_NUMA_PAGES + k];
+            int64_t got = g.c.counters[0].before[PM_C_NUMA_PAGES + k];
             CHECK_IN(got == cases[i].want[k], "%s: key %d is %lld", cases[i].line, k,
                      (long long)got);
-            CHECK_EQ(g.c.mappings[0].after[PM_C_NUMA_PAGES + k], -1);
+            CHECK_EQ(g.c.counters[0].after[PM_C_NUMA_PAGES + k], -1);
         }
         rig_drop(&g);
     }
@@ -68,10 +68,10 @@ static void lines_find_their_mapping(void)
     struct rig g;
     make(&g, starts, 3);
     CHECK_EQ(read_text(&g, PM__AFTER, text, 0), 0);
-    CHECK_EQ(g.c.mappings[0].after[PM_C_NUMA_PAGES], 1);
-    CHECK_EQ(g.c.mappings[1].after[PM_C_NUMA_PAGES], -1);
-    CHECK_EQ(g.c.mappings[2].after[PM_C_NUMA_PAGES], 5);
-    CHECK_EQ(g.c.mappings[0].before[PM_C_NUMA_PAGES], -1);
+    CHECK_EQ(g.c.counters[0].after[PM_C_NUMA_PAGES], 1);
+    CHECK_EQ(g.c.counters[1].after[PM_C_NUMA_PAGES], -1);
+    CHECK_EQ(g.c.counters[2].after[PM_C_NUMA_PAGES], 5);
+    CHECK_EQ(g.c.counters[0].before[PM_C_NUMA_PAGES], -1);
     CHECK_EQ(g.c.header.sources, 1u << PM_SRC_NUMA_MAPS);
     rig_drop(&g);
 }
@@ -121,7 +121,7 @@ static void it_is_optional(void)
     make(&g, &start, 1);
     CHECK_EQ(pm__numa_read(&g.c, PM__BEFORE), 0);
     CHECK_EQ(g.c.header.sources, 0);
-    CHECK_EQ(g.c.mappings[0].before[PM_C_NUMA_ACTIVE], -1);
+    CHECK_EQ(g.c.counters[0].before[PM_C_NUMA_ACTIVE], -1);
     rig_drop(&g);
 }
 

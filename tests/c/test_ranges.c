@@ -15,13 +15,14 @@ struct page {
 
 static void put(struct rig *g, size_t mapping, struct page p)
 {
-    struct pm__pages *all = &g->c.pages;
+    struct pm__runs *all = &g->c.runs;
     size_t i = all->n++;
     all->vpn[i] = p.vpn;
+    all->count[i] = 1;
     all->set[i] = p.set;
     all->known[i] = p.known;
-    all->mapcount_lo[i] = p.lo;
-    all->mapcount_hi[i] = p.hi;
+    all->lo[i] = p.lo;
+    all->hi[i] = p.hi;
     for (size_t k = g->c.n_mappings; k <= mapping; k++)
         g->c.spans[k].first = i;
     g->c.n_mappings = mapping + 1;
@@ -61,6 +62,7 @@ static void what_breaks_a_range(void)
         struct rig g;
         pm_columns c;
         rig_make(&g, 4, 8, 16);
+        pm__join_pages(&g.c);
         put(&g, 0, a);
         put(&g, 0, cases[i].b);
         pm_snapshot *snap = lay_out(&g, &c);
@@ -79,6 +81,7 @@ static void mappings_break_ranges(void)
     struct rig g;
     pm_columns c;
     rig_make(&g, 4, 8, 16);
+    pm__join_pages(&g.c);
     put(&g, 0, p);
     put(&g, 2, q);
     pm_snapshot *snap = lay_out(&g, &c);
@@ -114,6 +117,7 @@ static void ranges_are_their_pages(void)
         struct rig g;
         pm_columns c;
         rig_make(&g, 210, 200, 16);
+        pm__join_pages(&g.c);
         for (size_t i = 0; i < n; i++) {
             p = pages[i] = random_page(&r, &p);
             mapping += rng_once_in(&r, 20);

@@ -90,9 +90,14 @@ static void names(void)
         CHECK_EQ(parse(&g, line), 0);
         CHECK_EQ(g.c.n_mappings, 1);
         CHECK_IN(text_is(&g, g.c.mappings[0].name, g.c.mappings[0].name_len, all[i]), "%s", all[i]);
-        CHECK_EQ(g.c.mappings[0].before[PM_C_RSS], 4096);
+        CHECK_EQ(g.c.counters[0].before[PM_C_RSS], 4096);
         rig_drop(&g);
     }
+}
+
+static const pm_counters *counters_of(const struct pm__capture *c, const pm_mapping *m)
+{
+    return &c->counters[m - c->mappings];
 }
 
 /* Counters are bytes; one that was not printed is -1, never 0. */
@@ -102,17 +107,17 @@ static void counters(void)
     CHECK_EQ(parse(&g, real), 0);
     CHECK_EQ(g.c.n_mappings, 4);
     const pm_mapping *heap = &g.c.mappings[1], *bare = &g.c.mappings[2], *vsyscall = heap + 2;
-    CHECK_EQ(heap->before[PM_C_SIZE], 132 << 10);
-    CHECK_EQ(heap->before[PM_C_PRIVATE_DIRTY], 12 << 10);
-    CHECK_EQ(heap->before[PM_C_SWAP], 4 << 10);
-    CHECK_EQ(heap->before[PM_C_LOCKED], 0);
-    CHECK_EQ(heap->before[PM_C_NUMA_PAGES], -1);
+    CHECK_EQ(counters_of(&g.c, heap)->before[PM_C_SIZE], 132 << 10);
+    CHECK_EQ(counters_of(&g.c, heap)->before[PM_C_PRIVATE_DIRTY], 12 << 10);
+    CHECK_EQ(counters_of(&g.c, heap)->before[PM_C_SWAP], 4 << 10);
+    CHECK_EQ(counters_of(&g.c, heap)->before[PM_C_LOCKED], 0);
+    CHECK_EQ(counters_of(&g.c, heap)->before[PM_C_NUMA_PAGES], -1);
     for (int k = 0; k < PM_N_COUNTERS; k++) {
-        CHECK_EQ(heap->after[k], -1);
-        CHECK_EQ(bare->before[k], -1);
+        CHECK_EQ(counters_of(&g.c, heap)->after[k], -1);
+        CHECK_EQ(counters_of(&g.c, bare)->before[k], -1);
     }
-    CHECK_EQ(vsyscall->before[PM_C_RSS], 0);
-    CHECK_EQ(vsyscall->before[PM_C_PSS], -1);
+    CHECK_EQ(counters_of(&g.c, vsyscall)->before[PM_C_RSS], 0);
+    CHECK_EQ(counters_of(&g.c, vsyscall)->before[PM_C_PSS], -1);
     rig_drop(&g);
 }
 
@@ -128,8 +133,8 @@ static void counters_too_large(void)
         char text[128];
         snprintf(text, sizeof text, "1000-2000 rw-p 00000000 00:00 0 \n%s", lines[i]);
         CHECK_EQ(parse(&g, text), 0);
-        CHECK_IN(g.c.mappings[0].before[PM_C_RSS] == -1, "%s reads as %lld", lines[i],
-                 (long long)g.c.mappings[0].before[PM_C_RSS]);
+        CHECK_IN(g.c.counters[0].before[PM_C_RSS] == -1, "%s reads as %lld", lines[i],
+                 (long long)g.c.counters[0].before[PM_C_RSS]);
         rig_drop(&g);
     }
 }
@@ -299,13 +304,13 @@ static void second_reading(void)
     CHECK_EQ(g.c.n_mappings, 4);
     CHECK_EQ(m[0].trouble, 0);
     CHECK_EQ(m[0].counters_moved, 0);
-    CHECK_EQ(m[0].after[PM_C_RSS], 4096);
+    CHECK_EQ(g.c.counters[0].after[PM_C_RSS], 4096);
     CHECK_EQ(m[1].trouble, 0);
     CHECK_EQ(m[1].counters_moved, 1);
     CHECK_EQ(m[2].trouble, PM_T_CHANGED); /* split */
     CHECK_EQ(g.c.header.appeared, 1); /* its other half */
     CHECK_EQ(m[3].trouble, PM_T_CHANGED); /* gone */
-    CHECK_EQ(m[3].after[PM_C_RSS], -1);
+    CHECK_EQ(g.c.counters[3].after[PM_C_RSS], -1);
     CHECK_EQ(g.c.n_strings, strings);
     rig_drop(&g);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -214,26 +215,28 @@ def inside_userns_of(pid: int) -> list[str]:
 
 
 CAPTURER = """
-import sys
+import json, sys
 from pytest_pmaps import files, jsonfile, snapshot
-pid = int(sys.argv[1])
-jsonfile.dump(snapshot(pid).to_plain())
+pid, options = int(sys.argv[1]), json.loads(sys.argv[2])
+jsonfile.dump(snapshot(pid, **options).to_plain())
 print("ready", flush=True)
 sys.stdin.readline()
-captured = snapshot(pid)
+captured = snapshot(pid, **options)
 print("captured", flush=True)
 sys.stdin.readline()
 print(jsonfile.dump(captured.to_plain()), flush=True)
 """
 
 
-def around_as(prefix: list[str], pid: int) -> tuple[Snapshot, reader.ProcessState]:
+def around_as(
+    prefix: list[str], pid: int, **options: object
+) -> tuple[Snapshot, reader.ProcessState]:
     """A capture under other privileges, and what the reader saw the same before and after it.
 
     The capturing process is there, idle, at both readings: it maps the same libraries.
     """
     python, pipe = unprivileged_python(), subprocess.PIPE
-    command = [*prefix, python, "-P", "-c", CAPTURER, str(pid)]
+    command = [*prefix, python, "-P", "-c", CAPTURER, str(pid), json.dumps(options)]
     pipes = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes, text=True, cwd="/") as other:
         assert other.stdin is not None

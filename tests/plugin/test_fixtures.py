@@ -60,6 +60,29 @@ def test_it(pmaps, tmp_path):
     result.assert_outcomes(passed=1)
 
 
+def test_groups_are_kept_for_the_report(run: Run) -> None:
+    """Each member, as if it had been captured by itself."""
+    result = run(
+        """
+def test_it(pmaps):
+    with subprocess.Popen(["sleep", "9"]) as child:
+        workers = pmaps.group([child, None])
+        child.kill()
+    gone = pmaps.group([child, None], missing="skip")
+    assert [m.over for m in gone.missing] == [True]
+    assert workers.unique_rss <= "1 page"
+"""
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E * assert 2 processes: unique_rss*, allowed <= 1 page",
+            "process * (sleep), at the test's last snapshot: *",
+            "process * (python*), now: *",
+        ]
+    )
+
+
 def test_first_snapshot_is_warm(run: Run) -> None:
     """Loading the engine is not charged to the first test that measures."""
     result = run(

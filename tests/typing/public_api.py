@@ -44,3 +44,12 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(pp.load("map.json"), pp.Snapshot)
     pp.save(after, "map.json")
     assert_type(after.buffers(), dict[str, memoryview])
+    several = pp.group([popen, None], missing="skip")
+    assert_type(several, pp.Group)
+    assert_type(several.unique_rss, pp.Count)
+    assert_type(several[popen.pid], pp.Snapshot)
+    assert_type(several["libfoo"], pp.GroupSelection)
+    assert_type(several["libfoo"][popen.pid], pp.Selection)
+    assert_type(several.missing, tuple[pp.Missing, ...])
+    for member in several:
+        assert_type(member, pp.Snapshot)
