@@ -10,7 +10,9 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -51,7 +53,23 @@ static int ask(int fd, char what)
     if (sent < 0)
         return -errno;
     int rc = receive(fd, &held, sizeof held);
+    if (rc == -ECONNRESET) /* it ended before it had heard us */
+        return -EPIPE;
     return rc < 0 ? rc : -held.status;
+}
+
+/* Whether the directory that was opened before the stop is a living process's still.  While it
+ * is, nobody else has its pid: it is the one that the tracer holds. */
+static bool is_alive(struct pm__capture *c)
+{
+    char stat[1024];
+    int fd = c->io->open(c->io->ctx, c->dir, "stat", O_RDONLY);
+    if (fd < 0)
+        return false;
+    ssize_t got = pm__pread_full(c->io, fd, stat, sizeof stat, 0);
+    c->io->close(c->io->ctx, fd);
+    const char *end = got > 0 ? memrchr(stat, ')', (size_t)got) : NULL;
+    return end && end + 2 < stat + got && !strchr("ZXx", end[2]);
 }
 
 int pm__stop(struct pm__capture *c)
@@ -66,15 +84,18 @@ int pm__stop(struct pm__capture *c)
     if (rc < 0)
         return pm__fail(c, -rc, PM_AT_STOP, rc == -EPIPE ? "the tracer has ended" : "");
     c->stopped = true;
-    return 0;
+    if (is_alive(c))
+        return 0;
+    pm__resume(c);
+    return pm__fail(c, PM_E_GONE, PM_AT_STOP, "");
 }
 
-/* How it ends is of no matter to what was captured: whoever holds the tracer looks after it. */
+/* A tracer that does not answer has let go already, nobody knows when. */
 void pm__resume(struct pm__capture *c)
 {
     if (!c->stopped)
         return;
     c->stopped = false;
-    ask(c->request->stopper, 'c');
-    c->header.stopped_ns = monotonic_ns() - c->stopped_at;
+    int rc = ask(c->request->stopper, 'c');
+    c->header.stopped_ns = rc < 0 ? 0 : monotonic_ns() - c->stopped_at;
 }

@@ -14,3 +14,7 @@ foreach(test_file IN LISTS test_files)
   # A capture that hangs on a /proc file must not hold up CI.
   set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endforeach()
+
+# As it is built here, sanitizers and all.
+target_compile_definitions(test_tracer PRIVATE PMAPS_TRACER="$<TARGET_FILE:pmaps-tracer>")
+add_dependencies(test_tracer pmaps-tracer)

@@ -32,6 +32,7 @@ __all__ = [
     "MappingInfo",
     "Member",
     "NewRange",
+    "NotStopped",
     "ObjectInfo",
     "Request",
     "Tick",
@@ -42,6 +43,7 @@ __all__ = [
     "probe",
     "require_engine",
     "same_mm",
+    "tracer_path",
     "union",
 ]
 
@@ -154,6 +156,14 @@ def require_engine() -> None:
     )
 
 
+def tracer_path() -> str:
+    """The program that holds a target still; it lies beside the engine."""
+    require_engine()
+    from . import _engine
+
+    return os.path.join(os.path.dirname(str(_engine.__file__)), "pmaps-tracer")
+
+
 # ---- errors
 
 
@@ -175,11 +185,21 @@ _DENIED = (
 )
 
 
+class NotStopped(PmapsError):
+    """The tracer did not stop the target, with an errno; ``stopping`` puts it into words."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"not stopped: {os.strerror(code)}")
+        self.code = code
+
+
 def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
     __tracebackhide__ = True
     who = _who(pid)
     if code in _GONE:
         raise ProcessGone(f"{who} {_GONE[code]}")
+    if stage == lib.PM_AT_STOP:
+        raise NotStopped(code)
     if code in (errno.EACCES, errno.EPERM):
         raise AccessDenied(f"{who}: {detail} may not be read: {_DENIED}")
     if stage == lib.PM_AT_PAGEMAP and code == errno.ENOENT:

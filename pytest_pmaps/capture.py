@@ -13,6 +13,7 @@ from .errors import ProcessGone
 from .model import Depth
 from .select import Entry, Selector, resolve
 from .snapshots import Snapshot
+from .stopping import capture_stopped
 
 __all__ = ["DepthName", "Progress", "depth_of", "pid_of", "snapshot"]
 
@@ -71,6 +72,7 @@ def snapshot(
     select: Selector | None = None,
     window: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    stop: bool = False,
 ) -> Snapshot:
     """Capture the memory of a process: ``target`` is a pid, anything with a ``pid``
     (``subprocess.Popen``, ``psutil.Process``, ``multiprocessing.Process``, asyncio's process),
@@ -88,11 +90,14 @@ def snapshot(
     Capturing our own process does not show in the result: the engine works in memory of its
     own, which is left out.
 
+    ``stop`` holds another process still while it is captured, so that nothing in it moves; what
+    that does to it is in docs/stopping.md.  Its ``stopped_ns`` says for how long.
+
     Raises ProcessGone (also for zombies and kernel threads, which have no memory, and for a
     process whose main thread has ended, of which the kernel shows none),
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target,
     NoSuchMapping where ``select`` matches nothing, ValueError for other options that make no
-    sense.
+    sense, PmapsError for what would not stop.
     """
     __tracebackhide__ = True
     pid, deep = pid_of(target), depth_of(depth)
@@ -105,7 +110,7 @@ def snapshot(
         request = replace(request, extents=(_whole_pages(window),))
     if select is not None:
         request = replace(request, extents=_extents_of(request, select))
-    return Snapshot(Columns.capture(request))
+    return Snapshot(capture_stopped(request) if stop else Columns.capture(request))
 
 
 def depth_of(depth: Depth | str) -> Depth:

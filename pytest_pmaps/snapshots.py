@@ -281,6 +281,11 @@ class Snapshot(Counted):
         """Where the next piece of a stream begins; 0 where this is the last one."""
         return self.columns.next_address
 
+    @property
+    def stopped_ns(self) -> int:
+        """For how long the process stood still to be captured, in nanoseconds; 0: it ran."""
+        return self.columns.stopped_ns
+
     @cached_property
     def verdict(self) -> Verdict:
         """How far it may be trusted."""

@@ -298,6 +298,7 @@ def _process(draw: st.DrawFn, snapshot: PlainSnapshot) -> None:
     sources = st.sets(st.sampled_from(Source))
     snapshot.sources = tuple(sorted(draw(sources)))
     snapshot.complete, snapshot.self_capture = draw(st.booleans()), draw(st.booleans())
+    snapshot.stopped_ns = draw(st.sampled_from([0, 1, 10**9]))
     snapshot.appeared = draw(st.sampled_from([0, 0, 2]))
     snapshot.raced_pages = sum(mapping.raced_pages for mapping in snapshot.mappings)
 

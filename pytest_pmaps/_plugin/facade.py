@@ -15,7 +15,7 @@ __all__ = ["Pmaps", "TakeGroup", "TakeSnapshot"]
 class TakeSnapshot(Protocol):
     """What the fixture ``pmaps_snapshot`` is."""
 
-    def __call__(self, target: object = None) -> Snapshot:
+    def __call__(self, target: object = None, *, stop: bool = False) -> Snapshot:
         """Capture a process, as :func:`pytest_pmaps.snapshot` does, and keep it for the report."""
 
 

@@ -18,9 +18,10 @@ __all__ = ["load_reports", "pmaps", "pmaps_snapshot"]
 
 @pytest.fixture(scope="session")
 def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
-    """Capture a process: ``pmaps_snapshot(target=None)`` gives a Snapshot.
+    """Capture a process: ``pmaps_snapshot(target=None, stop=False)`` gives a Snapshot.
 
     ``target``: a pid, a Popen, psutil, multiprocessing or asyncio process; None: this process.
+    ``stop``: hold it still meanwhile.
     Of each process the first and the last snapshot of a test are kept for its report.
     """
     session = request.config.stash[SESSION]
@@ -28,9 +29,9 @@ def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
     _warm_up()
     from ..capture import snapshot
 
-    def pmaps_snapshot(target: object = None) -> Snapshot:
+    def pmaps_snapshot(target: object = None, *, stop: bool = False) -> Snapshot:
         __tracebackhide__ = True
-        taken = snapshot(target)
+        taken = snapshot(target, stop=stop)
         session.note(taken)
         return taken
 

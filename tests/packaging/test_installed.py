@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_pmaps._native import tracer_path
+
 
 @pytest.mark.parametrize(
     ("group", "name", "value"),
@@ -22,6 +24,14 @@ def test_entry_points(group: str, name: str, value: str) -> None:
 
     assert (entry.name, entry.value) == (name, value)
     entry.load()
+
+
+def test_the_tracer_is_installed() -> None:
+    """Beside the engine, and may be run; by hand, it says how it is meant."""
+    run = subprocess.run([tracer_path()], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    assert run.returncode == 2
+    assert "pytest-pmaps starts this program" in run.stderr
 
 
 def test_loading_the_plugin_is_cheap(tmp_path: Path) -> None:

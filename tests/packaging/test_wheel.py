@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ENGINE = "pytest_pmaps/_engine.abi3.so"
+TRACER = "pytest_pmaps/pmaps-tracer"
 
 
 def test_one_wheel_serves_every_python_from_3_11(wheel: Path) -> None:
@@ -38,8 +39,16 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     top = {PurePosixPath(name).parts[0] for name in names}
 
     assert {name for name in top if not name.endswith(".dist-info")} == {"pytest_pmaps"}
-    assert {ENGINE, "pytest_pmaps/py.typed"} <= set(names)
+    assert {ENGINE, TRACER, "pytest_pmaps/py.typed"} <= set(names)
     assert [name for name in names if name.endswith((".c", ".h", ".pyc"))] == []
+
+
+def test_the_tracer_may_be_run(wheel: Path) -> None:
+    """By everyone: it is a program, and pip keeps its mode."""
+    with zipfile.ZipFile(wheel) as archive:
+        mode = archive.getinfo(TRACER).external_attr >> 16
+
+    assert mode & 0o777 == 0o755
 
 
 def test_the_extension_shows_python_its_entry_point_only(wheel: Path, tmp_path: Path) -> None:

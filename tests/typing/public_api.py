@@ -14,6 +14,7 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     before: pp.Snapshot = pp.snapshot()
     after = pp.snapshot(popen)
     assert_type(after, pp.Snapshot)
+    assert_type(pp.snapshot(popen, stop=True).stopped_ns, int)
     text: pp.Selection = after["libfoo.text"]
     after.select(re.compile("foo"))
     after[subprocess]
