@@ -96,6 +96,8 @@ static size_t guess_pages(const struct pm__capture *c)
         pages = (h->vm_rss + h->vm_swap) / h->page_size;
         pages += pages / 16 + 4096;
     }
+    if (c->most_pages && pages > c->most_pages)
+        pages = c->most_pages;
     return most && most < pages ? most : pages;
 }
 
@@ -241,6 +243,7 @@ static void clear(struct pm__capture *c)
     struct pm__here here;
     c->io->here(c->io->ctx, &here);
     fresh.features = here.features;
+    fresh.most_pages = here.most_pages;
     fresh.header.self = pid == 0 || pid == here.pid;
     fresh.header.pid = fresh.header.self ? here.pid : pid;
     fresh.header.depth = (uint32_t)c->request->depth;
@@ -269,8 +272,7 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .io = io,
         .err = err,
         .request = request,
-        .room =
-            {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
+        .room = {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
         .ticked_ns = monotonic_ns(),
     };
     *out = NULL;

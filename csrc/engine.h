@@ -36,6 +36,7 @@ struct pm__here {
     int64_t pid; /* our own */
     uint64_t page_size;
     struct pm__features features;
+    uint64_t most_pages; /* that there can be; 0: nobody knows */
 };
 
 /* Each returns a value >= 0 or -errno.  Tests replace it to inject faults, a recording to
@@ -154,6 +155,7 @@ struct pm__capture {
     const pm_request *request;
     pm_error *err;
     struct pm__features features; /* of the kernel behind io, which need not be this host's */
+    uint64_t most_pages;          /* by the same kernel; 0: it does not say */
     struct pm__arena arena;
     struct pm__room room;
     pm_header header;

@@ -71,6 +71,7 @@ static void kernel_here(void *ctx, struct pm__here *out)
     out->pid = getpid();
     out->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     out->features = *pm__features();
+    out->most_pages = 0;
 }
 
 struct search {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
+    from .recordings import record
     from .snapshots import Mapping, Selection, Snapshot, diff
     from .streaming import Stream, stream
 
@@ -70,6 +71,7 @@ __all__ = [
     "group",
     "load",
     "loads",
+    "record",
     "save",
     "snapshot",
     "stream",
@@ -86,6 +88,7 @@ _MODULES = (
     "groups",
     "streaming",
     "files",
+    "recordings",
     "assertions",
 )
 

@@ -391,7 +391,7 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     case FK_NONE:
         return 0;
     case FK_SWAPPED:
-        return e | PM_PE_SWAP;
+        return e | PM_PE_SWAP | frame; /* where in swap it is, but to root alone, too */
     case FK_GUARD:
         return PM_PE_SWAP | (pm__features()->guard ? PM_PE_GUARD : 0);
     case FK_MARKER:
@@ -399,7 +399,7 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     case FK_MIGRATING_FILE:
         e |= PM_PE_FILE; /* fall through */
     case FK_MIGRATING_ANON:
-        return e | PM_PE_SWAP | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
+        return e | PM_PE_SWAP | frame | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
     case FK_ZERO: /* the huge one has a struct page, which is not anonymous */
         return e | PM_PE_PRESENT | frame | (p->huge ? PM_PE_FILE : 0);
     case FK_PFN:
