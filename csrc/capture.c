@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #define MAX_TRIES 16 /* each doubles the room that was too small: 2^16 times the first guess */
 #define MAX_EXECS 3
@@ -95,6 +94,8 @@ static size_t guess_pages(const struct pm__capture *c)
         pages = (h->vm_rss + h->vm_swap) / h->page_size;
         pages += pages / 16 + 4096;
     }
+    if (c->most_pages && pages > c->most_pages)
+        pages = c->most_pages;
     return most && most < pages ? most : pages;
 }
 
@@ -240,18 +241,22 @@ static void clear(struct pm__capture *c)
         .kpagecount = -1,
     };
     int64_t pid = c->request->pid;
-    fresh.header.self = pid == 0 || pid == getpid();
-    fresh.header.pid = fresh.header.self ? getpid() : pid;
+    struct pm__here here;
+    c->io->here(c->io->ctx, &here);
+    fresh.features = here.features;
+    fresh.most_pages = here.most_pages;
+    fresh.header.self = pid == 0 || pid == here.pid;
+    fresh.header.pid = fresh.header.self ? here.pid : pid;
     fresh.header.depth = (uint32_t)c->request->depth;
     fresh.header.partial = c->request->n_extents > 0;
-    fresh.header.page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    fresh.header.page_size = here.page_size;
     *c = fresh;
     memset(c->err, 0, sizeof *c->err);
 }
 
-static bool is_valid(const pm_request *q)
+static bool is_valid(const pm_request *q, uint64_t page)
 {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = 0;
+    uint64_t end = 0;
     for (size_t i = 0; i < q->n_extents; i++) {
         const pm_extent *e = &q->extents[i];
         if (e->start >= e->end || e->start < end || e->start % page || e->end % page)
@@ -272,7 +277,8 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .ticked_ns = monotonic_ns(),
     };
     *out = NULL;
-    if (!is_valid(request))
+    clear(&c);
+    if (!is_valid(request, c.header.page_size))
         return pm__fail(&c, EINVAL, PM_AT_REQUEST, "");
     int execs = 0, moves = 0;
     for (int tries = 0; tries < MAX_TRIES; tries++) {

@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define MAX_PHDRS 64
 
@@ -301,49 +300,13 @@ static void unescape(char *s)
     *to = '\0';
 }
 
-struct search {
-    uint64_t address, inode;
-    uint32_t major, minor;
-    bool found;
-};
-
-static int match_address(void *arg, const char *line, size_t len)
-{
-    struct search *s = arg;
-    const char *p = line, *end = line + len;
-    uint64_t start, skip, major, minor;
-    if (!pm__hex(&p, end, &start) || start != s->address)
-        return 0;
-    /* start-end perms offset major:minor inode */
-    p++;
-    if (!pm__hex(&p, end, &skip) || end - p < 6)
-        return 0;
-    p += 6;
-    if (!pm__hex(&p, end, &skip) || p++ >= end || !pm__hex(&p, end, &major) || p++ >= end ||
-        !pm__hex(&p, end, &minor) || p++ >= end || !pm__dec(&p, end, &s->inode))
-        return 0;
-    s->major = (uint32_t)major;
-    s->minor = (uint32_t)minor;
-    s->found = true;
-    return 0;
-}
-
-/* On overlayfs and btrfs stat and maps name different devices for one file.  What
- * maps says of a file is seen by mapping it ourselves. */
+/* On overlayfs and btrfs stat and maps name different devices for one file. */
 static bool same_when_mapped(struct pm__capture *c, int fd, const pm_mapping *m)
 {
-    size_t page = c->header.page_size;
-    void *p = mmap(NULL, page, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED)
-        return false;
-    struct search s = {.address = (uintptr_t)p};
-    int maps = c->io->open(c->io->ctx, AT_FDCWD, "/proc/self/maps", O_RDONLY);
-    if (maps >= 0) {
-        pm__each_line(c->io, maps, c->scratch, PM__SCRATCH, match_address, &s);
-        c->io->close(c->io->ctx, maps);
-    }
-    munmap(p, page);
-    return s.found && s.inode == m->inode && s.major == m->dev_major && s.minor == m->dev_minor;
+    struct pm__file f;
+    int rc = c->io->mapped(c->io->ctx, fd, c->scratch, PM__SCRATCH, &f);
+    return rc == 0 && f.inode == m->inode && f.dev_major == m->dev_major &&
+           f.dev_minor == m->dev_minor;
 }
 
 static bool same_file(const struct pm__file *f, const pm_mapping *m)

@@ -24,13 +24,35 @@ struct pm__file {
     uint64_t fstype; /* f_type */
 };
 
-/* Each returns a value >= 0 or -errno.  Tests replace it to inject faults. */
+/* What this kernel's pagemap can say; probe.c finds it out. */
+struct pm__features {
+    bool softdirty; /* pagemap bit 55 means something */
+    bool guard;     /* pagemap bit 58 means something */
+    bool scan;      /* PAGEMAP_SCAN works */
+};
+
+/* Where a capture takes place. */
+struct pm__here {
+    int64_t pid; /* our own */
+    uint64_t page_size;
+    struct pm__features features;
+    uint64_t most_pages; /* that there can be; 0: nobody knows */
+};
+
+/* Each returns a value >= 0 or -errno.  Tests replace it to inject faults, a recording to
+ * write down what is read, a replay to answer without a kernel. */
 struct pm__io {
     int (*open)(void *ctx, int dir, const char *path, int flags);
     ssize_t (*pread)(void *ctx, int fd, void *buf, size_t n, uint64_t offset);
     int (*ioctl)(void *ctx, int fd, unsigned long request, void *arg);
     int (*stat)(void *ctx, int fd, struct pm__file *out);
     int (*close)(void *ctx, int fd);
+    /* Called once, when an attempt at a capture begins. */
+    void (*here)(void *ctx, struct pm__here *out);
+    /* The device and inode that maps names for an open file; `buf` is room to work in. */
+    int (*mapped)(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out);
+    /* pm__is_ours, of the process that captures. */
+    bool (*ours)(void *ctx, uint64_t start, uint64_t end, bool inherited);
     void *ctx;
     uint64_t table_pages; /* that one huge entry maps; 0: page size / 8, as of every machine */
 };
@@ -132,6 +154,8 @@ struct pm__capture {
     const struct pm__io *io;
     const pm_request *request;
     pm_error *err;
+    struct pm__features features; /* of the kernel behind io, which need not be this host's */
+    uint64_t most_pages;          /* by the same kernel; 0: it does not say */
     struct pm__arena arena;
     struct pm__room room;
     pm_header header;
@@ -220,13 +244,7 @@ int pm__lay_out(struct pm__capture *c, pm_snapshot **out);
 bool pm__hex(const char **p, const char *end, uint64_t *out);
 bool pm__dec(const char **p, const char *end, uint64_t *out);
 
-/* ---- probe.c: the once-probed host features --------------------------------- */
-struct pm__features {
-    bool softdirty; /* pagemap bit 55 means something */
-    bool guard;     /* pagemap bit 58 means something */
-    bool scan;      /* PAGEMAP_SCAN works */
-};
-
+/* ---- probe.c: the once-probed host features; a capture asks c->features -------- */
 const struct pm__features *pm__features(void);
 
 /* ---- the snapshot block ---------------------------------------------------- */

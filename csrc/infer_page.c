@@ -30,7 +30,7 @@ static bool is_file_page(const struct view *v, uint64_t entry)
 
 static void from_pagemap(struct view *v, size_t i)
 {
-    const struct pm__features *host = pm__features();
+    const struct pm__features *host = &v->c->features;
     uint64_t e = v->entry[i];
     bool present = e & PM_PE_PRESENT, file = is_file_page(v, e);
     decide(v, i, PM_RACED, false, PM_SRC_PAGEMAP);
@@ -192,7 +192,7 @@ bool pm__may_be_migrating(const struct view *v)
     int64_t entries = 0, swap = pages_of(v, PM_C_SWAP);
     for (size_t i = 0; i < v->n; i++) {
         bool other = (v->entry[i] & PM_PE_PRESENT) ||
-                     (pm__features()->guard && (v->entry[i] & PM_PE_GUARD));
+                     (v->c->features.guard && (v->entry[i] & PM_PE_GUARD));
         if (!other && (v->entry[i] & PM_PE_FILE))
             return true;
         entries += if_so(v, i, !other);

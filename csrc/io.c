@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -69,12 +70,75 @@ static int kernel_close(void *ctx, int fd)
     return close(fd) < 0 ? -errno : 0;
 }
 
+static void kernel_here(void *ctx, struct pm__here *out)
+{
+    (void)ctx;
+    out->pid = getpid();
+    out->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    out->features = *pm__features();
+    out->most_pages = 0;
+}
+
+struct search {
+    uint64_t address;
+    struct pm__file *file;
+    bool found;
+};
+
+static int match_address(void *arg, const char *line, size_t len)
+{
+    struct search *s = arg;
+    const char *p = line, *end = line + len;
+    uint64_t start, skip, major, minor;
+    if (!pm__hex(&p, end, &start) || start != s->address)
+        return 0;
+    /* start-end perms offset major:minor inode */
+    p++;
+    if (!pm__hex(&p, end, &skip) || end - p < 6)
+        return 0;
+    p += 6;
+    if (!pm__hex(&p, end, &skip) || p++ >= end || !pm__hex(&p, end, &major) || p++ >= end ||
+        !pm__hex(&p, end, &minor) || p++ >= end || !pm__dec(&p, end, &s->file->inode))
+        return 0;
+    s->file->dev_major = (uint32_t)major;
+    s->file->dev_minor = (uint32_t)minor;
+    s->found = true;
+    return 0;
+}
+
+/* What maps says of a file is seen by mapping it ourselves. */
+static int kernel_mapped(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    *out = (struct pm__file){0};
+    void *p = mmap(NULL, page, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return -errno;
+    struct search s = {.address = (uintptr_t)p, .file = out};
+    int maps = kernel_open(ctx, AT_FDCWD, "/proc/self/maps", O_RDONLY);
+    if (maps >= 0) {
+        pm__each_line(&pm__kernel, maps, buf, cap, match_address, &s);
+        kernel_close(ctx, maps);
+    }
+    munmap(p, page);
+    return s.found ? 0 : -ENOENT;
+}
+
+static bool kernel_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
+{
+    (void)ctx;
+    return pm__is_ours(start, end, inherited);
+}
+
 const struct pm__io pm__kernel = {
     .open = kernel_open,
     .pread = kernel_pread,
     .ioctl = kernel_ioctl,
     .stat = kernel_stat,
     .close = kernel_close,
+    .here = kernel_here,
+    .mapped = kernel_mapped,
+    .ours = kernel_ours,
 };
 
 /* Reads until n bytes, end of file, or an error; short reads are continued. */

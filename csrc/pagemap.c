@@ -40,7 +40,7 @@ static bool occupied(uint64_t entry)
 
 static bool is_sparse(const struct pm__capture *c, const pm_mapping *m)
 {
-    return m->end - m->start >= SPARSE_MAPPING && pm__features()->scan &&
+    return m->end - m->start >= SPARSE_MAPPING && c->features.scan &&
            c->vm_size > 2 * c->header.vm_rss + SPARSE_SLACK;
 }
 

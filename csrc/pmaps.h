@@ -7,6 +7,8 @@
  * fills which field:
  *
  *   pm_capture()  what a request asks for, from a live process
+ *   pm_record()   the same, and writes down all that the kernel said
+ *   pm_replay()   what pm_record() gave, out of what it wrote down
  *   pm_build()    what the caller hands in, after checking it (saved snapshots)
  *   pm_count()    interval counts over address windows of one snapshot
  *   pm_new()      interval counts of pages that are new against another one
@@ -280,7 +282,8 @@ enum pm_stage {
     PM_AT_ARENA,
     PM_AT_BUILD,
     PM_AT_STOP,
-    PM_AT_REQUEST
+    PM_AT_REQUEST,
+    PM_AT_RECORDING
 };
 
 /* Codes beyond errno (returned negated). */
@@ -305,6 +308,13 @@ typedef struct pm_error {
 PM_API int pm_capture(const pm_request *request, pm_snapshot **out, pm_error *err);
 PM_API int pm_build(const pm_header *header, const pm_columns *columns, pm_snapshot **out,
                     pm_error *err);
+/* pm_capture(), with its raw input written to the file `fd`, which is cut to it.  Of a
+ * capture that failed too, unless with stage PM_AT_RECORDING.  `writer` names the program. */
+PM_API int pm_record(const pm_request *request, int32_t fd, const char *writer, pm_snapshot **out,
+                     pm_error *err);
+/* From a recording alone; -PM_E_FORMAT with stage PM_AT_RECORDING where it is none, is damaged,
+ * or does not hold what this version reads. */
+PM_API int pm_replay(const void *data, size_t len, pm_snapshot **out, pm_error *err);
 PM_API void pm_free(pm_snapshot *snapshot);
 PM_API const pm_header *pm_get_header(const pm_snapshot *snapshot);
 PM_API void pm_get_columns(const pm_snapshot *snapshot, pm_columns *out);

@@ -147,7 +147,7 @@ static int ask_of(struct pm__capture *c, size_t mapping, uint64_t category, enum
 {
     struct pm__span *s = &c->spans[mapping];
     const uint64_t *vpn = c->pages.vpn;
-    if (!pm__features()->scan)
+    if (!c->features.scan)
         return 0;
     for (size_t i = s->first, stop = s->first + s->n; i < stop;) {
         if (!is_candidate(c, mapping, i, bit)) {

@@ -245,11 +245,12 @@ static enum pm_kind first_guess(const struct reader *r)
 static bool is_hidden(const struct reader *r)
 {
     const pm_mapping *m = &r->rec.m;
+    const struct pm__io *io = r->c->io;
     if (m->inode != 0 || (m->perms & (PM_SHARED_MAP | PM_EXEC)))
         return false;
     if (r->c->header.self)
-        return pm__is_ours(m->start, m->end, false);
-    return pm__has_vmflag(r->c, m, "dd") && pm__is_ours(m->start, m->end, true);
+        return io->ours(io->ctx, m->start, m->end, false);
+    return pm__has_vmflag(r->c, m, "dd") && io->ours(io->ctx, m->start, m->end, true);
 }
 
 /* The pieces of a mapping that were asked for, by the number of the extent; false when behind

@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,9 +38,9 @@ static int open_dir(struct pm__capture *c)
 }
 
 /* Reads a small file of the target whole, with a NUL behind it. */
-static ssize_t slurp(struct pm__capture *c, const char *name, char *buf, size_t cap)
+static ssize_t slurp(struct pm__capture *c, int dir, const char *name, char *buf, size_t cap)
 {
-    int fd = c->io->open(c->io->ctx, c->dir, name, O_RDONLY);
+    int fd = c->io->open(c->io->ctx, dir, name, O_RDONLY);
     if (fd < 0)
         return fd;
     ssize_t got = pm__pread_full(c->io, fd, buf, cap - 1, 0);
@@ -99,24 +98,37 @@ static uint64_t status_kb(const char *text, const char *key)
     return pm__dec(&p, p + strlen(p), &kb) ? kb * 1024 : UINT64_MAX;
 }
 
+static ssize_t slurp_stat(struct pm__capture *c, int dir, const char *path, char *buf, size_t cap)
+{
+    ssize_t got = slurp(c, dir, path, buf, cap);
+    return got == 0 ? -ESRCH : got;
+}
+
 static int read_stat(struct pm__capture *c, struct life *life)
 {
     char buf[4096];
-    ssize_t got = slurp(c, "stat", buf, sizeof buf);
-    if (got == -ENOENT || got == -ESRCH || got == 0)
+    ssize_t got = slurp_stat(c, c->dir, "stat", buf, sizeof buf);
+    if (got == -ENOENT || got == -ESRCH)
         return pm__fail(c, PM_E_GONE, PM_AT_STAT, "");
     if (got < 0)
         return pm__fail(c, (int)-got, PM_AT_STAT, "stat");
     return parse_stat(c, buf, (size_t)got, life);
 }
 
-/* What reading it costs this thread, where the target is ourselves. */
-static uint64_t our_faults(const struct pm__capture *c)
+/* What reading it costs this thread, where the target is ourselves.  Through a file, so that a
+ * recording holds it too. */
+static uint64_t our_faults(struct pm__capture *c)
 {
-    struct rusage r;
-    if (!c->header.self || getrusage(RUSAGE_THREAD, &r) < 0)
+    struct life life = {0};
+    char buf[4096], comm[sizeof c->header.comm];
+    if (!c->header.self)
         return 0;
-    return (uint64_t)r.ru_minflt + (uint64_t)r.ru_majflt;
+    ssize_t got = slurp_stat(c, AT_FDCWD, "/proc/thread-self/stat", buf, sizeof buf);
+    memcpy(comm, c->header.comm, sizeof comm);
+    if (got < 0 || parse_stat(c, buf, (size_t)got, &life) < 0)
+        return 0; /* then all faults are taken for others' */
+    memcpy(c->header.comm, comm, sizeof comm); /* a thread's name is not the process's */
+    return life.faults;
 }
 
 static int read_life(struct pm__capture *c, struct life *life)
@@ -126,7 +138,7 @@ static int read_life(struct pm__capture *c, struct life *life)
     if (rc < 0)
         return rc;
     c->header.hidden_rss = c->header.self ? pm__ours() : 0;
-    ssize_t got = slurp(c, "status", buf, sizeof buf);
+    ssize_t got = slurp(c, c->dir, "status", buf, sizeof buf);
     if (got < 0)
         return pm__fail(c, got == -ENOENT || got == -ESRCH ? PM_E_GONE : (int)-got, PM_AT_STAT,
                         "status");

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
+    from .recordings import record
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
 
@@ -73,6 +74,7 @@ __all__ = [
     "group",
     "load",
     "loads",
+    "record",
     "save",
     "snapshot",
     "stream",
@@ -90,6 +92,7 @@ _MODULES = (
     "groups",
     "streaming",
     "files",
+    "recordings",
     "assertions",
 )
 

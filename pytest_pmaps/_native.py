@@ -27,6 +27,7 @@ else:
 
 __all__ = [
     "NO_BOUND",
+    "RECORDING",
     "Columns",
     "Interval",
     "MappingInfo",
@@ -46,6 +47,9 @@ __all__ = [
     "tracer_path",
     "union",
 ]
+
+#: What a recording begins with; PM__MAGIC in csrc/recording.h.
+RECORDING = b"\x89PMAPS-REC\r\n\x1a\n"
 
 #: What the mapcount column holds where no upper bound is known.
 NO_BOUND = 0xFFFFFFFF
@@ -167,7 +171,13 @@ def tracer_path() -> str:
 # ---- errors
 
 
+#: Stands for the pid of a recorded process, which nobody told us yet.
+_RECORDED = -1
+
+
 def _who(pid: int) -> str:
+    if pid == _RECORDED:
+        return "the recorded process"
     return "this process" if pid in (0, os.getpid()) else f"process {pid}"
 
 
@@ -196,6 +206,8 @@ class NotStopped(PmapsError):
 def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
     __tracebackhide__ = True
     who = _who(pid)
+    if stage == lib.PM_AT_RECORDING and code != errno.ENOMEM:
+        raise FormatError(detail) if code == 10005 else OSError(code, os.strerror(code))
     if code in _GONE:
         raise ProcessGone(f"{who} {_GONE[code]}")
     if stage == lib.PM_AT_STOP:
@@ -359,11 +371,39 @@ class Columns:
         """Capture a process; pid 0 is this one.  Raises PmapsErrors that say what is wrong."""
         __tracebackhide__ = True
         require_engine()
+        return cls._ask(request, lib.pm_capture)
+
+    @classmethod
+    def record(cls, request: Request, fd: int, writer: str) -> Columns:
+        """Capture, and write what the kernel said to a file; OSError where that fails."""
+        __tracebackhide__ = True
+        require_engine()
+        name = writer.encode()
+        return cls._ask(request, lambda asked, *to: lib.pm_record(asked, fd, name, *to))
+
+    @classmethod
+    def replay(cls, data: bytes) -> Columns:
+        """What a recording was made of, again.  Raises what the capture raised, and FormatError
+        for what is no recording.
+        """
+        __tracebackhide__ = True
+        require_engine()
+        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        if lib.pm_replay(ffi.from_buffer(data), len(data), out, err) < 0:
+            detail = ffi.string(err.detail).decode("utf-8", "replace")
+            if err.stage == lib.PM_AT_BUILD:
+                raise FormatError(f"the recording is damaged: {detail}")
+            _raise_capture(_RECORDED, err.code, err.stage, detail)
+        return cls(out[0])
+
+    @classmethod
+    def _ask(cls, request: Request, capture: Callable[[Any, Any, Any], int]) -> Columns:
+        __tracebackhide__ = True
         _check_proc(request.pid)
         out, err = _cell(), ffi.new("pm_error *")
         ticker = _Ticker(request.tick) if request.tick else None
         asked, kept = _request(request, ticker)
-        code = lib.pm_capture(asked, out, err)
+        code = capture(asked, out, err)
         del kept  # until here: the extents, and what the callback finds the ticker by
         if ticker and ticker.raised:
             raise ticker.raised

@@ -105,7 +105,7 @@ def snapshot(
         raise ValueError("select or window: a capture is limited in one way")
     if not counters and deep is Depth.TOTALS:
         raise ValueError("totals are counters: there are none without")
-    request = Request(pid, deep, counters, tick=progress or _listener(pid))
+    request = Request(pid, deep, counters, tick=progress or listener(pid))
     if window is not None:
         request = replace(request, extents=(_whole_pages(window),))
     if select is not None:
@@ -127,7 +127,7 @@ def _go_on(done: int, total: int) -> None:
     """Being called is enough: Python raises KeyboardInterrupt on the way."""
 
 
-def _listener(pid: int) -> Progress | None:
+def listener(pid: int) -> Progress | None:
     """Lets Ctrl-C interrupt a capture.  Not of ourselves: the call would show in it."""
     main = threading.current_thread() is threading.main_thread()
     return _go_on if pid not in (0, os.getpid()) and main else None

@@ -108,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
         help="with --stream: so many pages at a time (default: 262144)",
     )
     show.set_defaults(run=_show)
+    recorder = commands.add_parser(
+        "record",
+        help="write down all that the kernel says of a process, for 'pmaps show' elsewhere",
+        description="Capture a process, and write what the kernel said to a file: names of files, "
+        "addresses and page states, no contents of memory (see docs/recordings.md).",
+    )
+    recorder.add_argument("pid", metavar="PID", type=int, help="a process")
+    recorder.add_argument("file", metavar="FILE", help="readable by its owner alone")
+    recorder.set_defaults(run=_record)
     doctor = commands.add_parser(
         "doctor", help="say what this host lets us see, and how to see more"
     )
@@ -284,6 +293,19 @@ def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
 def _printable(line: str) -> str:
     """For a terminal, what would move its cursor is spelled out; columns keep their tabs."""
     return "\t".join(printable(cell) for cell in line.split("\t")) if sys.stdout.isatty() else line
+
+
+# ---- record
+
+
+def _record(args: argparse.Namespace) -> int:
+    from .recordings import record
+
+    with _Bar() as bar:
+        snapshot = record(args.pid, args.file, progress=bar)
+    size = -(-Path(args.file).stat().st_size // 1024)
+    print(_printable(f"{args.file}: process {snapshot.pid} ({snapshot.comm}), {size:,} KiB"))
+    return 0
 
 
 # ---- doctor

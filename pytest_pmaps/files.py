@@ -1,16 +1,22 @@
-"""Saved snapshots: the RFC's text, and JSON that holds everything."""
+"""Saved snapshots: the RFC's text, JSON that holds everything, and recordings."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from . import jsonfile, rfctext
+from ._native import RECORDING, Columns
 from .errors import FormatError
 from .snapshots import Snapshot
 
-__all__ = ["dumps", "load", "loads", "save", "write_atomically"]
+__all__ = ["dumps", "load", "loads", "replacing", "save", "write_atomically"]
 
 
 def dumps(snapshot: Snapshot) -> str:
@@ -42,29 +48,48 @@ def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Snapshot:
-    """Read a saved snapshot, JSON or RFC text; FormatError says what is wrong with it, OSError
-    why it cannot be read.
+    """Read a saved snapshot, JSON or RFC text, or a recording, from which it is captured once
+    more; FormatError says what is wrong with it, OSError why it cannot be read.
+
+    A recording of a capture that failed raises what the capture raised.
     """
+    data = Path(path).read_bytes()
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-        return loads(text)
+        if data.startswith(RECORDING):
+            return Snapshot(Columns.replay(data))
+        return loads(_text(data))
     except FormatError as exc:
         raise FormatError(f"{os.fspath(path)}: {exc.reason}", line=exc.line) from None
 
 
+def _text(data: bytes) -> str:
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape").read()
+
+
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file by one step; on any failure the old one stays as it was."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], mode: int | None = None) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of ``path`` in one step when all went well; on any
+    failure the old one stays as it was.  Its mode is the umask's where none is given.
+    """
     target = Path(path)
+    if target.exists() and not target.is_file():  # a device, say, which is not to be replaced
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as exc:
         raise type(exc)(exc.errno, exc.strerror, os.fspath(path)) from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, 0o666 & ~_umask() if mode is None else mode)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)

@@ -116,7 +116,6 @@ enum fk_kind {
     FK_F_KFLAGS,
     FK_F_KCOUNT,
     FK_F_MEMINFO,
-    FK_F_MAPS,
     FK_F_OBJECT
 };
 
@@ -125,6 +124,7 @@ struct fk_file {
     const void *bytes;
     size_t n;
     struct pm__file is;
+    struct pm__file mapped; /* what maps says of it, where it differs; inode 0: cannot be mapped */
     int open_errno; /* of the second, real open */
 };
 
@@ -145,7 +145,7 @@ struct fake {
     bool scan_lies; /* ... and names too low an address as where it stopped */
 
     /* The test's own text instead of what the worlds say; by pass where there are two. */
-    const char *smaps[2], *numa[2], *stat, *status, *meminfo, *maps;
+    const char *smaps[2], *numa[2], *stat, *status, *meminfo;
     size_t smaps_len[2], numa_len[2]; /* 0: up to the NUL */
 
     struct fk_file files[FK_MAX_FILES];
@@ -393,7 +393,7 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     case FK_NONE:
         return 0;
     case FK_SWAPPED:
-        return e | PM_PE_SWAP;
+        return e | PM_PE_SWAP | frame; /* where in swap it is, but to root alone, too */
     case FK_GUARD:
         return PM_PE_SWAP | (pm__features()->guard ? PM_PE_GUARD : 0);
     case FK_MARKER:
@@ -401,7 +401,7 @@ static inline uint64_t fk_entry(const struct fake *f, const struct fk_page *p)
     case FK_MIGRATING_FILE:
         e |= PM_PE_FILE; /* fall through */
     case FK_MIGRATING_ANON:
-        return e | PM_PE_SWAP | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
+        return e | PM_PE_SWAP | frame | (p->mapcount == 1 ? PM_PE_EXCLUSIVE : 0);
     case FK_ZERO: /* the huge one has a struct page, which is not anonymous */
         return e | PM_PE_PRESENT | frame | (p->huge ? PM_PE_FILE : 0);
     case FK_PFN:
@@ -500,7 +500,6 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
                  {"/proc/kpageflags", FK_F_KFLAGS},
                  {"/proc/meminfo", FK_F_MEMINFO},
                  {"/proc/kpagecount", FK_F_KCOUNT},
-                 {"/proc/self/maps", FK_F_MAPS},
                  {"root", FK_F_ROOT},
                  {"/proc/self", FK_F_DIR},
                  {"/proc/99999999", FK_F_DIR}};
@@ -533,7 +532,7 @@ static inline int fk_why_not(const struct fake *f, enum fk_kind kind, int flags,
         return f->fail_errno;
     if (kind == FK_F_OBJECT && !(flags & O_PATH))
         return f->files[file].open_errno;
-    if ((kind == FK_F_NUMA && f->no_numa) || (kind == FK_F_MAPS && !f->maps))
+    if (kind == FK_F_NUMA && f->no_numa)
         return ENOENT;
     return (kind == FK_F_KFLAGS || kind == FK_F_KCOUNT) && f->no_kpage ? EACCES : 0;
 }
@@ -640,9 +639,6 @@ static inline void fk_render(struct fake *f, enum fk_kind kind, struct fk_text *
                 t, "MemTotal: 1000 kB\nSwapCached: 0 kB\nUnevictable:  %d kB\nSwapTotal: %d kB\n",
                 fk_now(f, FK_SMAPS1)->no_unevictable ? 0 : 17088,
                 fk_now(f, FK_SMAPS1)->no_swap ? 0 : 1 << 20);
-        break;
-    case FK_F_MAPS:
-        fk_own_text(t, f->maps, 0);
         break;
     default:
         break;
@@ -827,6 +823,29 @@ static inline int fk_stat(void *ctx, int fd, struct pm__file *out)
     return 0;
 }
 
+static inline void fk_here(void *ctx, struct pm__here *out)
+{
+    (void)ctx;
+    pm__kernel.here(NULL, out);
+}
+
+static inline int fk_mapped(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out)
+{
+    struct fake *f = ctx;
+    (void)buf, (void)cap;
+    if (!fk_is_open(f, fd))
+        return -EBADF;
+    const struct pm__file *mapped = &f->files[f->fds[fd - FK_FD0].file].mapped;
+    *out = *mapped;
+    return mapped->inode ? 0 : -ENODEV;
+}
+
+static inline bool fk_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
+{
+    (void)ctx;
+    return pm__is_ours(start, end, inherited);
+}
+
 /* ---- for the tests ------------------------------------------------------------------ */
 /* Shows `w` at every moment.  Room for kernel files: `fk_close_all` is not needed, the
  * engine closes what it opens, and `fk_check` says so if it does not. */
@@ -838,6 +857,9 @@ static inline void fk_init(struct fake *f, const struct fk_world *w)
                             .ioctl = fk_ioctl,
                             .stat = fk_stat,
                             .close = fk_close,
+                            .here = fk_here,
+                            .mapped = fk_mapped,
+                            .ours = fk_ours,
                             .ctx = f,
                             .table_pages = 1}; /* huge pages of any size, in small worlds */
     for (int i = 0; i < FK_MOMENTS; i++)

@@ -26,6 +26,7 @@ static inline void rig_make(struct rig *g, size_t mappings, size_t pages, size_t
         .io = &g->fake.io,
         .request = &g->request,
         .err = &g->err,
+        .features = *pm__features(),
         .room =
             {.mappings = mappings, .pages = pages, .strings = strings, .objects = 8, .parts = 32},
         .header = {.pid = FK_PID, .page_size = FK_PAGE},

@@ -128,12 +128,11 @@ static void make_kernel(enum who who)
         .n = sizeof library,
         .is = {.dev_major = 0xfe, .inode = 77, .mode = S_IFREG | 0755, .fstype = 0xef53}};
     f->n_files = 1;
-    f->io = (struct pm__io){.open = failing_open,
-                            .pread = failing_pread,
-                            .ioctl = failing_ioctl,
-                            .stat = failing_stat,
-                            .close = failing_close,
-                            .ctx = f};
+    f->io.open = failing_open;
+    f->io.pread = failing_pread;
+    f->io.ioctl = failing_ioctl;
+    f->io.stat = failing_stat;
+    f->io.close = failing_close;
 }
 
 /* ---- what comes of it ---------------------------------------------------------------------- */

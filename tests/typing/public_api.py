@@ -42,6 +42,7 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(after.verdict, pp.Verdict)
     assert_type(pp.loads(pp.dumps(after)), pp.Snapshot)
     assert_type(pp.load("map.json"), pp.Snapshot)
+    assert_type(pp.record(1, "map.rec"), pp.Snapshot)
     pp.save(after, "map.json")
     assert_type(after.buffers(), dict[str, memoryview])
     several = pp.group([popen, None], missing="skip")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,35 @@ def test_show_summary_fits(capsys: Capture, pid: int, monkeypatch: pytest.Monkey
     assert lines[0].split() == ["mapping", "rss", "pss", "dirty", "swap"]
     assert lines[-1].startswith("total")
     assert any(line.startswith("libc.so.6") for line in lines)
+
+
+def test_record_and_show(capsys: Capture, pid: int, tmp_path: Path):
+    """A recording shows as the process did, when that is gone, too."""
+    file = tmp_path / "cat.rec"
+    said = shown(capsys, "record", pid, file)
+    assert re.fullmatch(rf"{re.escape(str(file))}: process {pid} \(cat\), \d+ KiB\n", said)
+    assert shown(capsys, "show", file) == dumps(load(file))
+    assert "cat" in shown(capsys, "show", "--summary", file)
+    assert json.loads(shown(capsys, "show", "--json", file))["pid"] == pid
+
+
+def test_record_says_what_is_wrong(capsys: Capture, pid: int, tmp_path: Path):
+    """One line, exit code 2, and no file."""
+    file = tmp_path / "none" / "cat.rec"
+    assert main(["record", str(pid), str(file)]) == 2
+    assert capsys.readouterr().err == f"pmaps: [Errno 2] No such file or directory: '{file}'\n"
+    assert main(["record", "2147483647", str(tmp_path / "a.rec")]) == 2
+    assert "process 2147483647 does not exist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_a_broken_recording(capsys: Capture, pid: int, tmp_path: Path):
+    """As of any file: its name, and what is wrong with it."""
+    file = tmp_path / "cat.rec"
+    shown(capsys, "record", pid, file)
+    file.write_bytes(file.read_bytes()[:3000])
+    assert main(["show", str(file)]) == 2
+    assert capsys.readouterr().err == f"pmaps: {file}: the recording is cut short or damaged\n"
 
 
 def test_show_says_when_a_selector_misses(capsys: Capture, pid: int):
