@@ -301,8 +301,8 @@ def _on_error(kind: type[BaseException], exc: BaseException, traceback: object) 
 
 
 if _missing is None:
-
-    @ffi.def_extern(name="pm_python_tick", error=1, onerror=_on_error)
+    # cffi has no types.
+    @ffi.def_extern(name="pm_python_tick", error=1, onerror=_on_error)  # type: ignore[untyped-decorator]
     def _tick(handle: Any, done: int, total: int) -> int:
         ticker: _Ticker = ffi.from_handle(handle)
         return ticker(done, total)

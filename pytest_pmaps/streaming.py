@@ -157,7 +157,7 @@ class Stream:
         self.next_address = piece.next_address
         for name, total in self._sums.items():
             lo, hi = piece.metric(name).bytes.bounds
-            total.lo += lo
+            total.lo += lo or 0
             total.hi = None if total.hi is None or hi is None else total.hi + hi
 
 
