@@ -36,6 +36,7 @@ __all__ = [
     "Request",
     "Tick",
     "Window",
+    "buffer_span",
     "cpu_time",
     "migrated",
     "probe",
@@ -225,6 +226,20 @@ def probe() -> dict[str, int]:
     names = ("maps", "smaps", "numa_maps", "pagemap", "pfn", "scan", "scan_zero", "scan_guard")
     more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte")
     return dict(zip((*names, *more), host.probe, strict=True))
+
+
+# ---- objects
+
+
+def buffer_span(given: object) -> tuple[int, int]:
+    """Address and length in bytes of a contiguous buffer; none of its bytes is looked at.
+
+    Raises TypeError for what is no buffer; BufferError or ValueError, as its maker likes, for one
+    that is strided, or has no memory any more.
+    """
+    require_engine()
+    with ffi.from_buffer(given) as data:
+        return int(ffi.cast("uintptr_t", data)), len(data)
 
 
 # ---- asking
@@ -447,6 +462,21 @@ class Columns:
         """All mappings in address order."""
         return tuple(self._mapping(i) for i in range(len(self)))
 
+    def mapping(self, i: int) -> MappingInfo:
+        """One of them, without making the others."""
+        made: tuple[MappingInfo, ...] | None = self.__dict__.get("mappings")
+        return made[i] if made else self._mapping(i)
+
+    def windows(self, start: int, end: int) -> Iterator[Window]:
+        """What of the mappings lies at these addresses, in their order."""
+        m = self._columns.mappings
+        first = bisect_right(range(len(self)), start, key=lambda i: m[i].start)
+        for i in range(max(0, first - 1), len(self)):
+            if m[i].start >= end:
+                return
+            if m[i].end > start:
+                yield Window(i, max(start, m[i].start), min(end, m[i].end))
+
     @cached_property
     def objects(self) -> tuple[ObjectInfo, ...]:
         """The mapped files."""
@@ -510,7 +540,7 @@ class Columns:
 
     def ranges(self, window: Window) -> Iterator[PageRange]:
         """The page ranges in a window, made one by one; those at its edges are cut to it."""
-        m, c = self.mappings[window.mapping], self._columns
+        m, c = self.mapping(window.mapping), self._columns
         first, stop = window.start // self.page_size, window.end // self.page_size
         behind = m.first_range + m.n_ranges
         # The range in front of the one that begins there may reach into the window.
