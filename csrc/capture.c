@@ -148,7 +148,9 @@ static int read_after(struct pm__capture *c)
         return 0;
     }
     int rc = pm__smaps_read(c, PM__AFTER);
-    return rc < 0 ? rc : pm__numa_read(c, PM__AFTER);
+    if (rc == 0)
+        rc = pm__numa_read(c, PM__AFTER);
+    return rc < 0 ? rc : pm__target_faults(c);
 }
 
 /* Counters, pages, pages again, counters again. */
@@ -156,8 +158,8 @@ static int sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
-        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
-        (rc = pm__pagemap_verify(c)) < 0)
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 ||
+        (rc = pm__ask_scan(c)) < 0 || (rc = pm__pagemap_verify(c)) < 0)
         return rc;
     return read_after(c);
 }
@@ -223,6 +225,7 @@ static void clear(struct pm__capture *c)
         .io = c->io,
         .err = c->err,
         .request = c->request,
+        .busy = c->busy,
         .room = c->room,
         .end = UINT64_MAX,
         .ticked_ns = c->ticked_ns,
@@ -265,8 +268,7 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .io = io,
         .err = err,
         .request = request,
-        .room =
-            {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
+        .room = {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
         .ticked_ns = monotonic_ns(),
     };
     *out = NULL;
@@ -279,6 +281,10 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         bool moved = rc == 0 && has_moved(&c);
         pm__target_close(&c);
         pm__arena_put(&c.arena);
+        if (rc == 0 && c.header.faults && !c.busy && !moved) {
+            c.busy = moved = true;
+            moves--;
+        }
         if (rc == -PM_E_EXEC && ++execs < MAX_EXECS)
             continue; /* another program now: capture that one */
         if (moved && ++moves < MAX_MOVES) {

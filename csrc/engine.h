@@ -82,8 +82,8 @@ enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
 static inline uint32_t pm__entry_state(uint64_t entry)
 {
-    return (uint32_t)(entry >> 56 & 1) << PM__ENTRY_EXCLUSIVE |
-           (uint32_t)(entry >> 61 & 1) << PM__ENTRY_FILE;
+    return (uint32_t)(entry >> 56 & 1) << PM__ENTRY_EXCLUSIVE | (uint32_t)(entry >> 61 & 1)
+                                                                    << PM__ENTRY_FILE;
 }
 
 /* What was read of each page, in address order. */
@@ -136,6 +136,8 @@ struct pm__capture {
     struct pm__room room;
     pm_header header;
     bool stopped; /* a tracer holds the target still */
+    bool busy;    /* it moved while it was captured before: counters will be of little use */
+    uint64_t faults; /* of the target, not by us, since it began */
     uint64_t stopped_at;
 
     int dir, root, maps, smaps, rollup, numa, pagemap, kpageflags, kpagecount;
@@ -181,6 +183,7 @@ int pm__target_find(struct pm__capture *c);
 int pm__target_open(struct pm__capture *c);
 void pm__target_close(struct pm__capture *c);
 int pm__target_verify(struct pm__capture *c);
+int pm__target_faults(struct pm__capture *c);
 
 /* ---- stop.c -------------------------------------------------------------- */
 /* What a tracer answers: 0 or an errno, and how many threads it holds. */

@@ -84,8 +84,9 @@ void pm__distrust(struct view *v, enum pm_trouble trouble)
 
 static bool is_still(const struct view *v)
 {
-    return !(v->m->trouble & (PM_T_CHANGED | PM_T_RACED)) && pages_of(v, PM_C_RSS) >= 0 &&
-           pages_of(v, PM_C_ANONYMOUS) >= 0 && v->k->before[PM_C_SWAP] == v->k->after[PM_C_SWAP];
+    return !v->c->header.faults && !(v->m->trouble & (PM_T_CHANGED | PM_T_RACED)) &&
+           pages_of(v, PM_C_RSS) >= 0 && pages_of(v, PM_C_ANONYMOUS) >= 0 &&
+           v->k->before[PM_C_SWAP] == v->k->after[PM_C_SWAP];
 }
 
 /* ---- the whole of it --------------------------------------------------------------------- */

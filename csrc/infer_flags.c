@@ -57,6 +57,13 @@ static void tell_lazyfree_from_frames(struct view *v)
     }
 }
 
+/* Whether as many pages are private, or shared, as the counters say: else another process came
+ * or went between the two readings, and of which pages they speak is not known. */
+static bool is_as_counted(const struct view *v, int bit, int64_t counted)
+{
+    return counted == (int64_t)pm__count_set(v, bit);
+}
+
 static void tell_dirty_bits(struct view *v)
 {
     bool readonly = never_written(v);
@@ -70,8 +77,10 @@ static void tell_dirty_bits(struct view *v)
         link_p_and_d(v, i);
     }
     int64_t private = pages_of(v, PM_C_PRIVATE_DIRTY), shared = pages_of(v, PM_C_SHARED_DIRTY);
-    pm__settle_or(v, PM_PORD, PM_EXCLUSIVE, private, PM_SRC_SMAPS, PM_T_DIRTY);
-    pm__settle_or(v, PM_PORD, PM_SHARED, shared, PM_SRC_SMAPS, PM_T_DIRTY);
+    if (is_as_counted(v, PM_EXCLUSIVE, sum(pages_of(v, PM_C_PRIVATE_CLEAN), private)))
+        pm__settle_or(v, PM_PORD, PM_EXCLUSIVE, private, PM_SRC_SMAPS, PM_T_DIRTY);
+    if (is_as_counted(v, PM_SHARED, sum(pages_of(v, PM_C_SHARED_CLEAN), shared)))
+        pm__settle_or(v, PM_PORD, PM_SHARED, shared, PM_SRC_SMAPS, PM_T_DIRTY);
     pm__settle_or(v, PM_PORD, PM_NORMAL, sum(private, shared), PM_SRC_SMAPS, PM_T_DIRTY);
     for (size_t i = 0; i < v->n; i++)
         if (!raced(v, i) && is(v, i, PM_NORMAL))

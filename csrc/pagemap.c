@@ -278,4 +278,3 @@ int pm__pagemap_verify(struct pm__capture *c)
         pass_by(&v, c->n_mappings - 1, UINT64_MAX);
     return rc;
 }
-

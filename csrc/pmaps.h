@@ -217,6 +217,7 @@ typedef struct pm_header {
     uint32_t partial; /* 1: only some addresses were asked for, or reached */
     uint64_t next; /* where a capture that was full before the end goes on; 0: it got there */
     uint64_t stopped_ns; /* for how long the target stood still; 0: it ran */
+    uint64_t faults; /* page faults of the target meanwhile: it did something, somewhere */
     uint64_t hidden_rss; /* self: bytes of the engine's own memory, in vm_rss and left out else */
     char comm[16];
 } pm_header;

@@ -93,8 +93,7 @@ static void join_mapping(struct pm__capture *c, struct pm__span *span)
         uint32_t state = p->state[i] & ~FROM_ENTRY;
         uint32_t counted = state & PM_BIT(PM__KCOUNT) ? p->mapcount[i] : 0;
         struct last page = {p->vpn[i], p->entry[i], state, counted};
-        if (i != span->first &&
-            goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
+        if (i != span->first && goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
             r->count[r->n - 1]++;
         else
             begin_run(r, span, &page);

@@ -43,7 +43,8 @@ int pm__scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, ui
 }
 
 /* Pages of which it is open whether they are zero pages, or mapped by a huge entry. */
-static inline bool is_candidate(const struct pm__capture *c, size_t mapping, size_t page, enum pm_bit bit)
+static inline bool is_candidate(const struct pm__capture *c, size_t mapping, size_t page,
+                                enum pm_bit bit)
 {
     uint64_t entry = c->pages.entry[page];
     bool files = (entry & PM_PE_FILE) && c->mappings[mapping].kind != PM_KIND_ANON;
@@ -68,7 +69,8 @@ static bool wants_scan_instead(const struct pm__capture *c, size_t mapping, enum
 {
     if (bit == PM_HUGE)
         return c->request->depth == PM_FULL && candidates >= c->header.page_size / 8;
-    return candidates && (c->request->depth == PM_FULL || c->mappings[mapping].kind != PM_KIND_ANON);
+    return candidates &&
+           (c->request->depth == PM_FULL || c->mappings[mapping].kind != PM_KIND_ANON);
 }
 
 /* PAGEMAP_SCAN is asked only where counters leave a question open that it answers.
@@ -84,13 +86,13 @@ static bool wants_scan(const struct pm__capture *c, size_t mapping, enum pm_bit 
         total = before(c, mapping, PM_C_ANON_HUGE_PAGES) +
                 before(c, mapping, PM_C_SHMEM_PMD_MAPPED) +
                 before(c, mapping, PM_C_FILE_PMD_MAPPED);
-    if (bit == PM_HUGE && c->counters && !s->cut && total == 0)
+    if (bit == PM_HUGE && c->counters && !s->cut && !c->busy && total == 0)
         return false;
     for (size_t i = s->first; i < s->first + s->n; i++) {
         candidates += is_candidate(c, mapping, i, bit);
         entries += !(c->pages.entry[i] & (PM_PE_PRESENT | PM_PE_GUARD));
     }
-    if (!c->counters || s->cut)
+    if (!c->counters || s->cut || c->busy)
         return wants_scan_instead(c, mapping, bit, (uint64_t)candidates);
     if (bit == PM_ZERO && entries && candidates)
         return true; /* counters may count a page on its way instead */

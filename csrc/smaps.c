@@ -316,6 +316,12 @@ static bool same_mapping(const pm_mapping *a, const pm_mapping *b)
            a->dev_minor == b->dev_minor;
 }
 
+static bool has_moved(const pm_counters *k, enum pm_counter counter)
+{
+    return k->before[counter] >= 0 && k->after[counter] >= 0 &&
+           k->before[counter] != k->after[counter];
+}
+
 static void compare_piece(struct reader *r, const pm_mapping *now)
 {
     struct pm__capture *c = r->c;
@@ -337,6 +343,8 @@ static void compare_piece(struct reader *r, const pm_mapping *now)
     size_t size = (size_t)PM_C_NUMA_PAGES * sizeof *k->after;
     memcpy(k->after, r->rec.counters, size);
     m->counters_moved = memcmp(k->before, k->after, size) != 0;
+    if (has_moved(k, PM_C_RSS) || has_moved(k, PM_C_ANONYMOUS))
+        m->trouble |= PM_T_RACED; /* its own pages came, went or were copied */
 }
 
 static void compare(struct reader *r)

@@ -11,12 +11,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 /* What /proc/PID/stat and status say that decides whether there is memory to look at. */
 struct life {
-    uint64_t start_time, flags, threads;
+    uint64_t start_time, flags, threads, faults;
     char state;
     bool has_memory;
 };
@@ -76,10 +77,14 @@ static int parse_stat(struct pm__capture *c, const char *buf, size_t len, struct
     memcpy(c->header.comm, open + 1, n);
     c->header.comm[n] = '\0';
     life->state = close[2];
+    uint64_t minor, major;
     if (!parse_field(close + 2, end, 9 - 3, &life->flags) ||
+        !parse_field(close + 2, end, 10 - 3, &minor) ||
+        !parse_field(close + 2, end, 12 - 3, &major) ||
         !parse_field(close + 2, end, 20 - 3, &life->threads) ||
         !parse_field(close + 2, end, 22 - 3, &life->start_time))
         return pm__fail(c, PM_E_FORMAT, PM_AT_STAT, "no start time");
+    life->faults = minor + major;
     return 0;
 }
 
@@ -94,19 +99,34 @@ static uint64_t status_kb(const char *text, const char *key)
     return pm__dec(&p, p + strlen(p), &kb) ? kb * 1024 : UINT64_MAX;
 }
 
-static int read_life(struct pm__capture *c, struct life *life)
+static int read_stat(struct pm__capture *c, struct life *life)
 {
-    char buf[16384];
+    char buf[4096];
     ssize_t got = slurp(c, "stat", buf, sizeof buf);
     if (got == -ENOENT || got == -ESRCH || got == 0)
         return pm__fail(c, PM_E_GONE, PM_AT_STAT, "");
     if (got < 0)
         return pm__fail(c, (int)-got, PM_AT_STAT, "stat");
-    int rc = parse_stat(c, buf, (size_t)got, life);
+    return parse_stat(c, buf, (size_t)got, life);
+}
+
+/* What reading it costs this thread, where the target is ourselves. */
+static uint64_t our_faults(const struct pm__capture *c)
+{
+    struct rusage r;
+    if (!c->header.self || getrusage(RUSAGE_THREAD, &r) < 0)
+        return 0;
+    return (uint64_t)r.ru_minflt + (uint64_t)r.ru_majflt;
+}
+
+static int read_life(struct pm__capture *c, struct life *life)
+{
+    char buf[16384];
+    int rc = read_stat(c, life);
     if (rc < 0)
         return rc;
     c->header.hidden_rss = c->header.self ? pm__ours() : 0;
-    got = slurp(c, "status", buf, sizeof buf);
+    ssize_t got = slurp(c, "status", buf, sizeof buf);
     if (got < 0)
         return pm__fail(c, got == -ENOENT || got == -ESRCH ? PM_E_GONE : (int)-got, PM_AT_STAT,
                         "status");
@@ -202,6 +222,17 @@ static void look_at_host(struct pm__capture *c)
     c->swap_seen = status_kb(buf, "\nSwapTotal:") != 0 || status_kb(buf, "\nSwapCached:") != 0;
 }
 
+/* Page faults since the capture began: something of the target changed, though what it is may
+ * have been undone before it was looked at again.  Of ourselves only what other threads did. */
+int pm__target_faults(struct pm__capture *c)
+{
+    struct life life;
+    int rc = read_stat(c, &life);
+    if (rc == 0)
+        c->header.faults = life.faults - our_faults(c) - c->faults;
+    return rc == -PM_E_GONE ? pm__target_verify(c) : rc;
+}
+
 /* Finds the process, and how much memory there is to be looked at. */
 int pm__target_find(struct pm__capture *c)
 {
@@ -210,6 +241,7 @@ int pm__target_find(struct pm__capture *c)
     if (rc < 0 || (rc = await_head(c, &life)) < 0)
         return rc;
     c->header.start_time = life.start_time;
+    c->faults = life.faults - our_faults(c);
     return 0;
 }
 
@@ -248,7 +280,7 @@ int pm__target_open(struct pm__capture *c)
 void pm__target_close(struct pm__capture *c)
 {
     int *fds[] = {&c->kpagecount, &c->kpageflags, &c->numa, &c->pagemap,
-                  &c->rollup,     &c->smaps,      &c->maps,    &c->dir};
+                  &c->rollup,     &c->smaps,      &c->maps, &c->dir};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             c->io->close(c->io->ctx, *fds[i]);

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         Undetermined,
         Unsupported,
     )
+    from .extents import Edge
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
-    from .snapshots import Mapping, Selection, Snapshot, diff
+    from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Count",
     "Delta",
     "Depth",
+    "Edge",
     "Fact",
     "FootprintError",
     "FormatError",
@@ -51,6 +53,7 @@ __all__ = [
     "Missing",
     "NoSuchMapping",
     "PageRange",
+    "Pages",
     "PmapsError",
     "ProcessGone",
     "Selection",
@@ -80,6 +83,7 @@ _MODULES = (
     "errors",
     "model",
     "counts",
+    "extents",
     "delta",
     "snapshots",
     "capture",

@@ -37,6 +37,7 @@ __all__ = [
     "Request",
     "Tick",
     "Window",
+    "buffer_span",
     "cpu_time",
     "migrated",
     "probe",
@@ -247,6 +248,20 @@ def probe() -> dict[str, int]:
     return dict(zip((*names, *more), host.probe, strict=True))
 
 
+# ---- objects
+
+
+def buffer_span(given: object) -> tuple[int, int]:
+    """Address and length in bytes of a contiguous buffer; none of its bytes is looked at.
+
+    Raises TypeError for what is no buffer; BufferError or ValueError, as its maker likes, for one
+    that is strided, or has no memory any more.
+    """
+    require_engine()
+    with ffi.from_buffer(given) as data:
+        return int(ffi.cast("uintptr_t", data)), len(data)
+
+
 # ---- asking
 
 
@@ -433,6 +448,11 @@ class Columns:
         return int(self._header.missed_pages)
 
     @property
+    def faults(self) -> int:
+        """Page faults of the target while it was captured, those of capturing left out."""
+        return int(self._header.faults)
+
+    @property
     def depth(self) -> Depth:
         """How deep the capture looked."""
         return Depth(self._header.depth)
@@ -461,6 +481,21 @@ class Columns:
     def mappings(self) -> tuple[MappingInfo, ...]:
         """All mappings in address order."""
         return tuple(self._mapping(i) for i in range(len(self)))
+
+    def mapping(self, i: int) -> MappingInfo:
+        """One of them, without making the others."""
+        made: tuple[MappingInfo, ...] | None = self.__dict__.get("mappings")
+        return made[i] if made else self._mapping(i)
+
+    def windows(self, start: int, end: int) -> Iterator[Window]:
+        """What of the mappings lies at these addresses, in their order."""
+        m = self._columns.mappings
+        first = bisect_right(range(len(self)), start, key=lambda i: m[i].start)
+        for i in range(max(0, first - 1), len(self)):
+            if m[i].start >= end:
+                return
+            if m[i].end > start:
+                yield Window(i, max(start, m[i].start), min(end, m[i].end))
 
     @cached_property
     def objects(self) -> tuple[ObjectInfo, ...]:
@@ -525,7 +560,7 @@ class Columns:
 
     def ranges(self, window: Window) -> Iterator[PageRange]:
         """The page ranges in a window, made one by one; those at its edges are cut to it."""
-        m, c = self.mappings[window.mapping], self._columns
+        m, c = self.mapping(window.mapping), self._columns
         first, stop = window.start // self.page_size, window.end // self.page_size
         behind = m.first_range + m.n_ranges
         # The range in front of the one that begins there may reach into the window.
@@ -633,6 +668,7 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            faults=self.faults,
             depth=self.depth,
             partial=self.partial,
             next_address=self.next_address,
@@ -734,12 +770,13 @@ class _Builder:
             "parts": ffi.new("pm_part[]", list(self._parts())),
         } | _range_columns(ranges)
         first = 0
-        for m, to, counters in zip(
-            plain.mappings, keep["mappings"], keep["counters"], strict=True
-        ):
+        for m, to, counters in zip(plain.mappings, keep["mappings"], keep["counters"], strict=True):
             self._fill_mapping(m, to, first)
             for i, name in enumerate(COUNTERS):
-                counters.before[i], counters.after[i] = m.before.get(name, -1), m.after.get(name, -1)
+                counters.before[i], counters.after[i] = (
+                    m.before.get(name, -1),
+                    m.after.get(name, -1),
+                )
             first += len(m.ranges)
         first = 0
         for o, to in zip(plain.objects, keep["objects"], strict=True):
@@ -777,6 +814,7 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "faults": p.faults,
                 "depth": p.depth,
                 "partial": p.partial,
                 "next": p.next_address,

@@ -5,16 +5,17 @@ nor counts as a footprint failure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ._native import Window
-from .counts import Count
+from .counts import Count, parse_amount
 from .delta import New, check_same_process
-from .errors import FootprintError, NoSuchMapping, Undetermined, undetermined
+from .errors import FootprintError, NoSuchMapping, undetermined
 from .metrics import Counted
 from .model import Depth, Fact
 from .select import Selector
-from .snapshots import Selection, Snapshot
+from .snapshots import Pages, Selection, Snapshot
 
 __all__ = [
     "Evidence",
@@ -70,7 +71,12 @@ def assert_at_most(
     what = f"{'new ' if new else ''}{metric.replace('_', ' ')}"
     fact = _FACTS.get(metric, Fact.NORMAL)
     message = f"{selection.label or 'process'}: {_amount(count, what)}, allowed {allowed}"
-    raise FootprintError(message + _hint(selection, metric, new), Evidence(selection, fact, since))
+    hint = _hint(selection, metric, new) or _edge_hint(
+        selection,
+        lambda part: New(part, since.columns).metric(metric) if since else part.metric(metric),
+        amount,
+    )
+    raise FootprintError(message + hint, Evidence(selection, fact, since))
 
 
 _FACTS = {"dirty": Fact.DIRTY, "swap": Fact.SWAPPED, "anonymous": Fact.ANON, "shared": Fact.SHARED}
@@ -108,7 +114,13 @@ def assert_shared(
         return
     raise FootprintError(
         f"{selection.label}: {_amount(common, 'shared')} with process "
-        f"{other.columns.pid} of {rss}, expected at least {_share(at_least)}",
+        f"{other.columns.pid} of {rss}, expected at least {_share(at_least)}"
+        + _edge_hint(
+            selection,
+            lambda part: part.rss - part.shared_with(other),
+            # Of a number of pages the edges may be what is wanted.
+            0 if isinstance(at_least, float) else -1,
+        ),
         Evidence(selection, Fact.EXCLUSIVE),
     )
 
@@ -174,14 +186,21 @@ def assert_unchanged(selection: Selection, since: Snapshot | Selection) -> None:
     new = _new(selection, since)
     earlier = _same_in(since, selection)
     assert new is not None
-    gone = New(earlier, selection.columns)
-    for count, what, evidence in (
-        (new.dirty, "became dirty", Evidence(selection, Fact.DIRTY, since)),
-        (new.rss, "came", Evidence(selection, Fact.NORMAL, since)),
-        (gone.rss, "went", Evidence(earlier, Fact.NORMAL, selection)),
-    ):
+
+    def gone(part: Selection) -> Count:
+        return New(_same_in(since, part), selection.columns).rss
+
+    for count_of, what, evidence in (
+        (lambda part: New(part, since.columns).dirty, "became dirty",
+         Evidence(selection, Fact.DIRTY, since)),
+        (lambda part: New(part, since.columns).rss, "came",
+         Evidence(selection, Fact.NORMAL, since)),
+        (gone, "went", Evidence(earlier, Fact.NORMAL, selection)),
+    ):  # fmt: skip
+        count = count_of(selection)
         if count > 0:
             text = f"{selection.label}: {_amount(count, '')} {what}, expected none"
+            text += _edge_hint(selection, count_of, 0)
             raise FootprintError(" ".join(text.split()), evidence)
 
 
@@ -220,9 +239,31 @@ def _hint(selection: Counted, metric: str, new: New | None) -> str:
         return ""
     found = []
     for name, part in selection.parts().items():
-        try:
-            if part.dirty > 0:
-                found.append(f"{name} {part.dirty.bounds[0]}")
-        except Undetermined:
-            found.append(f"{name} ?")
+        # Looked at, not compared: what is open here must not hide the failure.
+        lo, hi = part.dirty.bounds
+        if hi != 0:
+            found.append(f"{name} {lo or '?'}")
     return f" ({', '.join(found)}; the loader writes some: name a part, or since=)" if found else ""
+
+
+def _edge_hint(
+    selection: Counted, count_of: Callable[[Selection], Count], amount: int | str
+) -> str:
+    """For pages of an object: whether those are to blame that are only partly its own."""
+    if not isinstance(selection, Pages):
+        return ""
+    blamed = [edge for edge in selection.edges if _most(count_of(selection.at(edge))) != 0]
+    if not blamed:
+        return ""
+    names = " and ".join(f"{edge}" for edge in blamed)
+    inside, size = selection.inside, selection.page_size
+    allowed = parse_amount(amount, size) if isinstance(amount, str) else amount * size
+    most = _most(count_of(inside))
+    if inside.windows and most is not None and most <= allowed:
+        return f'; without {names} it would pass: edges="exclude"'
+    return f"; not all its own: {names}"
+
+
+def _most(count: Count) -> int | None:
+    """Bytes at most; looked at for the same reason."""
+    return count.bytes.bounds[1]

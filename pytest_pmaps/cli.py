@@ -9,9 +9,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from .errors import PmapsError
+from .errors import NoSuchMapping, PmapsError
+from .extents import parse_addresses
 from .metrics import Counted
 from .select import printable
 from .snapshots import Snapshot
@@ -69,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "selector",
         nargs="?",
         metavar="SELECTOR",
-        help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob",
+        help="only these mappings: libfoo, libfoo.text, '[heap]', a path, a glob; "
+        "or only these addresses: START-END as in maps, 0xADDRESS+LENGTH",
     )
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was captured, as JSON")
@@ -226,13 +229,20 @@ def _target(args: argparse.Namespace) -> Snapshot:
         from .capture import pid_of, snapshot
 
         with _Bar() as bar:
-            return snapshot(
+            take = partial(
+                snapshot,
                 pid_of(int(text)),
                 depth=args.depth,
                 counters=not args.no_counters,
-                select=args.selector,
                 progress=bar,
             )
+            try:
+                return take(select=args.selector)
+            except NoSuchMapping:
+                addresses = parse_addresses(args.selector)
+                if addresses is None:
+                    raise
+                return take(window=(addresses[0], sum(addresses)))
     if args.depth != "full" or args.no_counters:
         raise PmapsError("--depth and --no-counters are for running processes")
     if not Path(text).exists():
@@ -248,11 +258,17 @@ def _shown(snapshot: Snapshot, args: argparse.Namespace) -> Iterator[str]:
     if args.json:
         yield from _json(snapshot, args.selector)
         return
-    chosen: Counted = snapshot.select(args.selector) if args.selector else snapshot
+    chosen: Counted = _selected(snapshot, args.selector) if args.selector else snapshot
     if args.summary:
         yield from summary_table(chosen, shutil.get_terminal_size().columns)
     else:
         yield from rfc_lines(chosen)
+
+
+def _selected(snapshot: Snapshot, selector: str) -> Counted:
+    """Mappings by name, or addresses; a file may be called as addresses are written."""
+    addresses = None if selector in snapshot else parse_addresses(selector)
+    return snapshot.select(selector) if addresses is None else snapshot.of(addresses)
 
 
 def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
@@ -260,7 +276,7 @@ def _json(snapshot: Snapshot, selector: str | None) -> Iterator[str]:
 
     plain = snapshot.to_plain()
     if selector is not None:
-        chosen = {w.mapping for w in snapshot.select(selector).windows}
+        chosen = {w.mapping for w in _selected(snapshot, selector).windows}
         plain.mappings = [m for i, m in enumerate(plain.mappings) if i in chosen]
     yield jsonfile.dump(plain).rstrip("\n")
 

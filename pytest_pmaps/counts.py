@@ -39,7 +39,7 @@ class Count:
 
     ``unit`` says what a plain int means that the count is compared with, ``page_size`` how
     many bytes a page has, ``label`` what is counted, ``remedy`` what would have to be granted
-    or installed to decide an undecided comparison.
+    or installed to decide an undecided comparison, ``note`` what to bear in mind when one fails.
 
     All six comparisons take an int, an amount such as ``"64 KiB"``, or another count.
     They hold if they hold for every value in the interval and fail if they fail for every
@@ -51,11 +51,12 @@ class Count:
     Raises ValueError for an interval that is upside down, or a unit or page size that is none.
     """
 
-    __slots__ = ("_hi", "_lo", "label", "page_size", "remedy", "unit")
+    __slots__ = ("_hi", "_lo", "label", "note", "page_size", "remedy", "unit")
 
     _lo: End
     _hi: End
     label: str
+    note: str
     page_size: int
     remedy: str
     unit: Unit
@@ -71,12 +72,13 @@ class Count:
         page_size: int = 4096,
         label: str = "",
         remedy: str = "",
+        note: str = "",
     ) -> None:
         if lo is not None and hi is not None and lo > hi:
             raise ValueError(f"an interval from {lo} down to {hi}")
         if unit not in ("pages", "bytes") or page_size <= 0:
             raise ValueError(f"no such unit: {unit!r} of {page_size} bytes a page")
-        values = {"_lo": lo, "_hi": hi, "label": label, "remedy": remedy}
+        values = {"_lo": lo, "_hi": hi, "label": label, "remedy": remedy, "note": note}
         for name, value in {**values, "unit": unit, "page_size": page_size}.items():
             object.__setattr__(self, name, value)
 
@@ -202,6 +204,7 @@ class Count:
             unit=self.unit if self.unit == count.unit else "bytes",
             label=_join_labels(self.label, op, count.label),
             remedy=_remedies(self, count),
+            note=_join_notes(self.note, count.note),
         )
 
     # ---- showing
@@ -246,6 +249,7 @@ class Count:
         unit: Unit | None = None,
         label: str | None = None,
         remedy: str | None = None,
+        note: str | None = None,
     ) -> Count:
         return Count(
             lo,
@@ -254,6 +258,7 @@ class Count:
             page_size=self.page_size,
             label=self.label if label is None else label,
             remedy=self.remedy if remedy is None else remedy,
+            note=self.note if note is None else note,
         )
 
     def _undecided(self, what: str) -> NoReturn:
@@ -269,7 +274,7 @@ class Count:
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = (self._lo, self._hi, self.unit, self.page_size, self.label, self.remedy)
-        return (_rebuilt, fields)
+        return (_rebuilt, (*fields, self.note))
 
 
 # ---- deciding
@@ -312,8 +317,10 @@ def _minus(left: End, right: End) -> End:
     return None if left is None or right is None else left - right
 
 
-def _rebuilt(lo: End, hi: End, unit: Unit, page_size: int, label: str, remedy: str) -> Count:
-    return Count(lo, hi, unit=unit, page_size=page_size, label=label, remedy=remedy)
+def _rebuilt(
+    lo: End, hi: End, unit: Unit, page_size: int, label: str, remedy: str, note: str
+) -> Count:
+    return Count(lo, hi, unit=unit, page_size=page_size, label=label, remedy=remedy, note=note)
 
 
 # ---- words
@@ -341,6 +348,10 @@ def _join_labels(left: str, op: str, right: str) -> str:
     if len(joined) <= _LONGEST_LABEL:
         return joined
     return left if left.endswith(" ...") else f"{left} {op} ..."
+
+
+def _join_notes(left: str, right: str) -> str:
+    return left if right in left else "; ".join(note for note in (left, right) if note)
 
 
 def _spelled(other: object, subject: Count) -> str:
@@ -434,7 +445,8 @@ def _explained(subject: Count, op: str, other: object) -> list[str] | None:
     between = " is " if ": " in subject.label else ": "
     label = f"{subject.label}{between}" if subject.label else ""
     verb = "allowed" if op in ("<", "<=") else "expected"
-    return [f"{label}{_show(subject, limit.unit)}, {verb} {op} {_spelled(other, subject)}"]
+    note = f"; {subject.note}" if subject.note else ""
+    return [f"{label}{_show(subject, limit.unit)}, {verb} {op} {_spelled(other, subject)}{note}"]
 
 
 # ---- amounts

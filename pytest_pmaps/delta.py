@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ._native import Columns, Interval, NewRange
 from .counts import Count
+from .extents import Edges
 from .metrics import FACT_METRICS, Counted
 from .model import Fact
 
@@ -58,6 +59,7 @@ class New:
             page_size=size,
             label=f"{self._later.label}: new {name}" if self._later.label else f"new {name}",
             remedy=now.remedy or _EARLIER,
+            note=self._later.note,
         )
 
     @property
@@ -101,10 +103,12 @@ class Delta:
         later: Counted,
         earlier: Counted,
         pick: Callable[[object], tuple[Counted, Counted]] | None = None,
+        pages: Callable[[object, Edges], tuple[Counted, Counted]] | None = None,
     ) -> None:
         self.later = later
         self.earlier = earlier
         self._pick = pick
+        self._pages = pages
 
     def __repr__(self) -> str:
         return (
@@ -117,6 +121,16 @@ class Delta:
             raise TypeError("this change is of one selection already")
         return Delta(*self._pick(selector))
 
+    def of(self, x: object, *, edges: Edges = "include") -> Delta:
+        """The change of the pages that an object lies in: see :meth:`Snapshot.of`.
+
+        What was mapped there in only one of the two counts as nothing in the other.
+        """
+        __tracebackhide__ = True
+        if self._pages is None:
+            raise TypeError("this change is of one selection already")
+        return Delta(*self._pages(x, edges))
+
     def metric(self, name: str) -> Count:
         """The net change of one metric."""
         change = self.later.metric(name) - self.earlier.metric(name)
@@ -128,6 +142,7 @@ class Delta:
             page_size=self.later.page_size,
             label=f"{label}: {name} growth" if label else f"{name} growth",
             remedy=change.remedy,
+            note=change.note,
         )
 
     @property

@@ -90,7 +90,10 @@ class Counted:
     referenced anonymous ksm lazy_free swap swap_pss locked anon_huge_pages
     shmem_pmd_mapped file_pmd_mapped pss_dirty``; ``uss`` is Private_Clean + Private_Dirty.
     ``dirty`` is this project's own (docs/dirty.md).
+    ``note`` is what its counts say when a comparison with them fails.
     """
+
+    note = ""
 
     def __init__(self, columns: Columns, windows: tuple[Window, ...] | None, label: str) -> None:
         self._columns = columns
@@ -123,7 +126,7 @@ class Counted:
             total = self.metric("private_clean") + self.metric("private_dirty")
             lo, hi = total.bytes.bounds
             return Count(lo, hi, page_size=self.page_size, label=self._labelled(name),
-                         remedy=total.remedy)  # fmt: skip
+                         remedy=total.remedy, note=self.note)  # fmt: skip
         if name in FACT_METRICS:
             return self.count(FACT_METRICS[name], name)
         if name not in METRICS:
@@ -245,7 +248,7 @@ class Counted:
 
     @cached_property
     def _infos(self) -> tuple[MappingInfo, ...]:
-        return tuple(self._columns.mappings[w.mapping] for w in self.windows)
+        return tuple(self._columns.mapping(w.mapping) for w in self.windows)
 
     @cached_property
     def _whole(self) -> bool:
@@ -295,6 +298,7 @@ class Counted:
             page_size=self.page_size,
             label=self._labelled(name),
             remedy="" if value.lo == value.hi and not open_end else self._remedy(fact),
+            note=self.note,
         )
 
     def _labelled(self, name: str) -> str:

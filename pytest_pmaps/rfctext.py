@@ -69,7 +69,7 @@ def render(snapshot: PlainSnapshot) -> str:
     text = "".join(
         line for mapping in snapshot.mappings for line in _lines_of(mapping, snapshot.page_size)
     )
-    moved = snapshot.raced_pages or snapshot.missed_pages or snapshot.appeared
+    moved = snapshot.raced_pages or snapshot.missed_pages or snapshot.appeared or snapshot.faults
     return text + "[...]\n" if moved or not snapshot.complete else text
 
 

@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
 from functools import cached_property
+from itertools import pairwise
 
 from ._native import Columns, MappingInfo, ObjectInfo, Window
 from .counts import Count
 from .delta import Delta, check_same_process
 from .errors import NoSuchMapping, undetermined
+from .extents import (
+    Edge,
+    Edges,
+    Extent,
+    check_edges,
+    check_same_memory,
+    edges_of,
+    extent_of,
+    whole_pages,
+)
 from .metrics import Counted
 from .model import MAPCOUNT, PARTS, Depth, Fact, Kind, Source, Verdict
 from .plain import PlainSnapshot
 from .select import Entry, Resolution, Selector, resolve
 
-__all__ = ["Mapping", "Selection", "Snapshot", "diff"]
+__all__ = ["Mapping", "Pages", "Selection", "Snapshot", "diff"]
+
+_GAPS_SHOWN = 4
 
 # pm_elf_status
 _ELF_OK, _ELF_NOT, _ELF_UNREADABLE, _ELF_REPLACED, _ELF_PLAIN, _ELF_UNASKED = range(6)
@@ -167,6 +180,46 @@ class Mapping(Selection):
         return changed + raced + wrong
 
 
+class Pages(Selection):
+    """The pages that an object or a stretch of addresses lies in, over several mappings perhaps.
+
+    ``start`` and ``end`` are its addresses to the byte, end exclusive.  ``edges`` are the pages
+    that are only partly its own and count all the same: another's write makes them dirty too.
+    With ``edges="exclude"`` they are left out, and there are none.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, extent: Extent, windows: tuple[Window, ...], edges: Edges
+    ) -> None:
+        whole = edges == "exclude"
+        label = f"{extent.name}, whole pages" if whole else extent.name
+        super().__init__(snapshot, windows, label)
+        self.start = extent.start
+        self.end = extent.end
+        self.edges = () if whole else edges_of(extent, snapshot.page_size)
+        names = " and ".join(f"{edge}" for edge in self.edges)
+        self.note = f"not all its own: {names}" if names else ""
+
+    def at(self, edge: Edge) -> Selection:
+        """The page of an edge."""
+        return self._cut(edge.address, edge.address + self.page_size, f"{self.label}: {edge}")
+
+    @property
+    def inside(self) -> Selection:
+        """The pages that are all its own; of a small object there are none."""
+        size = self.page_size
+        return self._cut(-(-self.start // size) * size, self.end // size * size, self.label)
+
+    def parts(self) -> dict[str, Selection]:
+        """None: a part is of a file, not of an object."""
+        return {}
+
+    def _cut(self, start: int, end: int, label: str) -> Selection:
+        windows = (Window(w.mapping, max(start, w.start), min(end, w.end)) for w in self.windows)
+        left = tuple(w for w in windows if w.start < w.end)
+        return Selection(self.snapshot, left, label)
+
+
 class Snapshot(Counted):
     """The memory of one process, page range by page range, at one moment.
 
@@ -245,8 +298,11 @@ class Snapshot(Counted):
             reasons.append(
                 f"memory moved while it was captured: the total is {c.missed_pages} pages off"
             )
+        if c.faults:
+            reasons.append(f"{c.faults} page faults happened while it was captured")
         moved = (
             c.raced_pages
+            or c.faults
             or c.appeared
             or c.missed_pages
             or any(t & (_CHANGED | _RACED) for t in troubles)
@@ -317,6 +373,67 @@ class Snapshot(Counted):
         except NoSuchMapping:
             return False
         return True
+
+    def of(self, x: object, *, edges: Edges = "include") -> Pages:
+        """The pages that an object lies in.
+
+        ``x`` is anything with the buffer protocol (bytes, bytearray, memoryview, array.array,
+        mmap.mmap, ctypes' objects, NumPy's arrays), or a pair ``(address, length)`` in bytes.
+        Of a strided array it is everything from its lowest to its highest byte.
+
+        Its first and last page may be only partly its own.  ``edges="exclude"`` leaves them out.
+
+        Where the object lies is asked now, without touching it; it must lie there since before
+        the capture, which nothing can check.  It means something in snapshots of this process,
+        and of one that fork made of it, if it was made before the fork; ``(address, length)``
+        means something in all.
+
+        Raises NoSuchMapping where some of it is not mapped in this snapshot, ValueError for an
+        object that is empty or closed, or means nothing in that process, TypeError for what is
+        neither a buffer nor addresses.
+        """
+        __tracebackhide__ = True
+        check_edges(edges)
+        extent = extent_of(x)
+        check_same_memory(extent, self.columns)
+        found, missing = self._covering(extent, edges)
+        if missing:
+            raise self._not_mapped(extent, missing)
+        return found
+
+    def _covering(self, extent: Extent, edges: Edges) -> tuple[Pages, list[tuple[int, int]]]:
+        """What is mapped of its pages, and which addresses are not."""
+        __tracebackhide__ = True
+        start, end = whole_pages(extent, self.page_size, edges)
+        # Totals are one mapping from end to end, which says nothing about what lies where.
+        listed = self.depth is not Depth.TOTALS
+        windows = tuple(self.columns.windows(start, end)) if listed else ()
+        borders = [(start, start), *((w.start, w.end) for w in windows), (end, end)]
+        gaps = [(a[1], b[0]) for a, b in pairwise(borders) if a[1] < b[0]]
+        return Pages(self, extent, windows, edges), gaps
+
+    def _not_mapped(self, extent: Extent, gaps: list[tuple[int, int]]) -> NoSuchMapping:
+        shown = ", ".join(f"{a:#x}-{b:#x}" for a, b in gaps[:_GAPS_SHOWN])
+        more = f" and {len(gaps) - _GAPS_SHOWN} more" if len(gaps) > _GAPS_SHOWN else ""
+        return NoSuchMapping(
+            f"{extent.name}: {shown}{more} not mapped in this snapshot{self._why_not(extent)}"
+        )
+
+    def _why_not(self, extent: Extent) -> str:
+        if self.depth is Depth.TOTALS:
+            return f": {self._lists_less}"
+        if self.partial:
+            return f", or not captured: {self._lists_less}"
+        if not self._gapless:
+            return ": memory moved while it was captured"
+        return ": captured before it was made, or after it was freed?" if extent.ours else ""
+
+    @property
+    def _gapless(self) -> bool:
+        """Whether what is not listed was not there."""
+        c = self.columns
+        everything = c.complete and not c.partial and self.depth is not Depth.TOTALS
+        return everything and not (c.appeared or c.missed_pages)
 
     @cached_property
     def _entries(self) -> tuple[Entry, ...]:
@@ -404,7 +521,21 @@ def diff(later: Snapshot, earlier: Snapshot) -> Delta:
         nothing = [Selection(s, (), named.label if named else "") for s in (later, earlier)]
         return sides[0] or nothing[0], sides[1] or nothing[1]
 
-    return Delta(later, earlier, pick)
+    def pages(x: object, edges: Edges) -> tuple[Counted, Counted]:
+        __tracebackhide__ = True
+        check_edges(edges)
+        extent = extent_of(x)
+        sides = []
+        for snapshot in (later, earlier):
+            check_same_memory(extent, snapshot.columns)
+            sides.append((snapshot, *snapshot._covering(extent, edges)))
+        nowhere = all(missing for _, _, missing in sides)
+        for snapshot, _, missing in sides:
+            if missing and (nowhere or not snapshot._gapless):
+                raise snapshot._not_mapped(extent, missing)
+        return sides[0][1], sides[1][1]
+
+    return Delta(later, earlier, pick, pages)
 
 
 def _or_none(snapshot: Snapshot, selector: object) -> Selection | None:

@@ -107,6 +107,7 @@ enum fk_fault {
 enum fk_kind {
     FK_CLOSED,
     FK_F_DIR,
+    FK_F_ROOT,
     FK_F_STAT,
     FK_F_STATUS,
     FK_F_SMAPS,
@@ -137,6 +138,7 @@ struct fake {
     const struct fk_world *at[FK_MOMENTS];
     const struct fk_world *after_exec;
     bool show_frames, no_numa, no_kpage, no_scan;
+    unsigned faults; /* page faults of the target, once its pages were read */
     size_t max_read; /* reads give at most this; 0: no limit */
     size_t scan_regions; /* PAGEMAP_SCAN returns at most this many; 0: as asked */
     bool scan_by_pass; /* it shows what pagemap shows, not the moment between */
@@ -499,7 +501,7 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
                  {"/proc/meminfo", FK_F_MEMINFO},
                  {"/proc/kpagecount", FK_F_KCOUNT},
                  {"/proc/self/maps", FK_F_MAPS},
-                 {"root", FK_F_DIR},
+                 {"root", FK_F_ROOT},
                  {"/proc/self", FK_F_DIR},
                  {"/proc/99999999", FK_F_DIR}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -516,8 +518,8 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
 
 static inline bool fk_of_target(enum fk_kind kind)
 {
-    return kind == FK_F_DIR || kind == FK_F_STAT || kind == FK_F_STATUS || kind == FK_F_SMAPS ||
-           kind == FK_F_NUMA || kind == FK_F_PAGEMAP || kind == FK_F_OBJECT;
+    return kind == FK_F_DIR || kind == FK_F_ROOT || kind == FK_F_STAT || kind == FK_F_STATUS ||
+           kind == FK_F_SMAPS || kind == FK_F_NUMA || kind == FK_F_PAGEMAP || kind == FK_F_OBJECT;
 }
 
 static inline int fk_why_not(const struct fake *f, enum fk_kind kind, int flags, size_t file)
@@ -617,8 +619,9 @@ static inline void fk_render(struct fake *f, enum fk_kind kind, struct fk_text *
         if (f->stat)
             fk_own_text(t, f->stat, 0);
         else
-            fk_printf(t, "%d (a (comm) b) %c 1 1 1 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 %d 31\n",
-                      FK_PID, f->zombie ? 'Z' : 'S', 308687);
+            fk_printf(t, "%d (a (comm) b) %c 1 1 1 0 -1 4194304 %u 0 0 0 0 0 0 0 20 0 1 0 %d 31\n",
+                      FK_PID, f->zombie ? 'Z' : 'S', 1 + (f->pagemap_pass >= 0 ? f->faults : 0),
+                      308687);
         break;
     case FK_F_STATUS:
         if (f->status)

@@ -64,9 +64,9 @@ static inline int rig_open(struct rig *g, const char *path)
 static inline void rig_drop(struct rig *g)
 {
     struct pm__pages *p = &g->c.pages;
-    void *all[] = {g->c.mappings, g->c.counters, g->c.spans, g->c.strings, g->c.objects,
-                   g->c.parts,    p->vpn,        p->entry,   p->state,     p->mapcount,
-                   g->c.aside,    g->c.scratch};
+    void *all[] = {g->c.mappings, g->c.counters, g->c.spans, g->c.strings,
+                   g->c.objects,  g->c.parts,    p->vpn,     p->entry,
+                   p->state,      p->mapcount,   g->c.aside, g->c.scratch};
     pm__target_close(&g->c);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);

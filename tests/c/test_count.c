@@ -69,8 +69,9 @@ static void make(struct rng *r, struct sample *s)
         m->kind = rng_once_in(r, 8) ? PM_KIND_HUGETLB : m->inode ? PM_KIND_FILE : PM_KIND_ANON;
         m->raced_pages = rng_once_in(r, 5) ? rng_below(r, 4) : 0;
         m->dirty_hi = UINT64_MAX;
-        s->counters[i].after[PM_C_PRIVATE_HUGETLB] = rng_once_in(r, 3) ? -1
-                                                           : (int64_t)(rng_below(r, 40) * FK_PAGE);
+        s->counters[i].after[PM_C_PRIVATE_HUGETLB] = rng_once_in(r, 3)
+                                                         ? -1
+                                                         : (int64_t)(rng_below(r, 40) * FK_PAGE);
         if (m->kind != PM_KIND_HUGETLB)
             add_ranges(r, s, m);
         else
@@ -169,8 +170,7 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t huge_pages(const struct sample *s, const pm_mapping *m, int x,
-                           uint64_t pages)
+static uint64_t huge_pages(const struct sample *s, const pm_mapping *m, int x, uint64_t pages)
 {
     if (m->kind != PM_KIND_HUGETLB || x >= PM_N_BITS || !(huge_facts & PM_BIT(x)))
         return 0;

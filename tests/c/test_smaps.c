@@ -305,7 +305,7 @@ static void second_reading(void)
     CHECK_EQ(m[0].trouble, 0);
     CHECK_EQ(m[0].counters_moved, 0);
     CHECK_EQ(g.c.counters[0].after[PM_C_RSS], 4096);
-    CHECK_EQ(m[1].trouble, 0);
+    CHECK_EQ(m[1].trouble, PM_T_RACED);
     CHECK_EQ(m[1].counters_moved, 1);
     CHECK_EQ(m[2].trouble, PM_T_CHANGED); /* split */
     CHECK_EQ(g.c.header.appeared, 1); /* its other half */

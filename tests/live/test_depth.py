@@ -37,7 +37,9 @@ from pytest_pmaps import (
 )
 
 DEPTHS = ("totals", "mappings", "pages", "full")
-SEQUENCE = "m = mmap.mmap(-1, {size}, flags=34)\nm.madvise(15)\nm[::4096] = b'x' * ({size} // 4096)\n"
+SEQUENCE = (
+    "m = mmap.mmap(-1, {size}, flags=34)\nm.madvise(15)\nm[::4096] = b'x' * ({size} // 4096)\n"
+)
 
 
 @contextmanager

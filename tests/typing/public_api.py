@@ -53,3 +53,10 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(several.missing, tuple[pp.Missing, ...])
     for member in several:
         assert_type(member, pp.Snapshot)
+    pages = after.of(bytearray(5), edges="exclude")
+    assert_type(pages, pp.Pages)
+    assert_type(after.of((0x1000, 5)).edges, tuple[pp.Edge, ...])
+    assert_type(pages.start, int)
+    assert_type(pages.shared_with(before), pp.Count)
+    assert_type(change.of(memoryview(b"")).new.dirty, pp.Count)
+    pp.assert_no_dirty(pages, since=before)

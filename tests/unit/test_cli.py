@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -50,6 +51,47 @@ def test_show_a_selection(capsys: Capture, pid: int):
     assert text.splitlines()[0].endswith("[stack]")
     assert sum("\t" not in line for line in text.splitlines()) == 1
     assert shown(capsys, "show", pid, "libc.text").count("libc.so.6") == 1
+
+
+def test_show_addresses(capsys: Capture, pid: int):
+    """As maps prints them, or with a length; all of them have to be mapped."""
+    stack = next(line for line in maps(pid) if line.endswith("[stack]"))
+    span = stack.split()[0]
+    start, end = (int(address, 16) for address in span.split("-"))
+    pages = (stack, int(snapshot(pid)["[stack]"].rss))
+    for selector in (span, f"{start:#x}+{end - start}", f"{start:#x}+{(end - start) // 1024}KiB"):
+        head, *ranges = shown(capsys, "show", pid, selector).splitlines()
+        assert (head, sum(int(line.split("\t")[1]) for line in ranges)) == pages
+    line, last = shown(capsys, "show", pid, f"{end - 1:#x}+1").splitlines()
+    assert (line.split()[-1], last.split("\t")[1]) == ("[stack]", "1")
+    assert shown(capsys, "show", "--summary", pid, span).count("[stack]") == 1
+    assert [m.path for m in loads(shown(capsys, "show", "--json", pid, span)).mappings] == [
+        "[stack]"
+    ]
+    for wrong, says in (
+        (f"{end - 1:#x}+2", f"2 B at {end - 1:#x}: {end:#x}-{end + 4096:#x} not mapped"),
+        (f"{end:x}-{start:x}", "no such addresses"),
+        ("0x1000+1MB", "may be 1000s or 1024s"),
+    ):
+        assert main(["show", str(pid), wrong]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+
+
+def test_show_takes_a_name_for_a_name(capsys: Capture, tmp_path: Path):
+    """A file may be called what addresses look like."""
+    odd = tmp_path / "10-20"
+    odd.write_bytes(bytes(4096))
+    with odd.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert shown(capsys, "show", os.getpid(), "10-20").startswith(
+            next(line for line in maps(os.getpid()) if line.endswith("/10-20"))
+        )
+
+
+def maps(pid: int) -> list[str]:
+    """The lines of maps."""
+    return Path(f"/proc/{pid}/maps").read_text().splitlines()
 
 
 def test_show_json(capsys: Capture, pid: int, tmp_path: Path):
