@@ -244,6 +244,7 @@ static void clear(struct pm__capture *c)
     fresh.header.pid = fresh.header.self ? getpid() : pid;
     fresh.header.depth = (uint32_t)c->request->depth;
     fresh.header.partial = c->request->n_extents > 0;
+    fresh.header.stopped_ns = c->header.stopped_ns; /* it stood still for every attempt */
     fresh.header.page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     *c = fresh;
     memset(c->err, 0, sizeof *c->err);
