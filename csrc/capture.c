@@ -249,6 +249,7 @@ static void clear(struct pm__capture *c)
     fresh.header.pid = fresh.header.self ? here.pid : pid;
     fresh.header.depth = (uint32_t)c->request->depth;
     fresh.header.partial = c->request->n_extents > 0;
+    fresh.header.stopped_ns = c->header.stopped_ns; /* it stood still for every attempt */
     fresh.header.page_size = here.page_size;
     *c = fresh;
     memset(c->err, 0, sizeof *c->err);

@@ -97,5 +97,5 @@ void pm__resume(struct pm__capture *c)
         return;
     c->stopped = false;
     int rc = ask(c->request->stopper, 'c');
-    c->header.stopped_ns = rc < 0 ? 0 : monotonic_ns() - c->stopped_at;
+    c->header.stopped_ns = rc < 0 ? 0 : c->header.stopped_ns + monotonic_ns() - c->stopped_at;
 }

@@ -388,13 +388,13 @@ class Columns:
         """
         __tracebackhide__ = True
         require_engine()
-        out, err = ffi.new("pm_snapshot **"), ffi.new("pm_error *")
+        out, err = _cell(), ffi.new("pm_error *")
         if lib.pm_replay(ffi.from_buffer(data), len(data), out, err) < 0:
             detail = ffi.string(err.detail).decode("utf-8", "replace")
             if err.stage == lib.PM_AT_BUILD:
                 raise FormatError(f"the recording is damaged: {detail}")
             _raise_capture(_RECORDED, err.code, err.stage, detail)
-        return cls(out[0])
+        return cls(out)
 
     @classmethod
     def _ask(cls, request: Request, capture: Callable[[Any, Any, Any], int]) -> Columns:

@@ -62,6 +62,23 @@ static void holds_and_lets_go(void)
     drop(&s);
 }
 
+/* A capture may take several attempts. */
+static void stops_add_up(void)
+{
+    struct stop s;
+    make(&s);
+    for (int i = 0; i < 2; i++) {
+        uint64_t before = s.rig.c.header.stopped_ns;
+        answers(&s, 0);
+        answers(&s, 0);
+        CHECK_EQ(pm__stop(&s.rig.c), 0);
+        usleep(i ? 0 : 20000);
+        pm__resume(&s.rig.c);
+        CHECK(s.rig.c.header.stopped_ns > before);
+    }
+    drop(&s);
+}
+
 static void asks_nobody_without_a_tracer(void)
 {
     struct stop s;
@@ -140,6 +157,7 @@ static void another_process_by_that_pid(void)
 int main(void)
 {
     RUN(holds_and_lets_go);
+    RUN(stops_add_up);
     RUN(asks_nobody_without_a_tracer);
     RUN(refusals_are_errors);
     RUN(a_tracer_that_ended);
