@@ -6,12 +6,20 @@
 #include "uapi.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <time.h>
 
 #define MAX_TRIES 16 /* each doubles the room that was too small: 2^16 times the first guess */
 #define MAX_EXECS 3
 #define MAX_MOVES 4
+#define MAPPINGS 512 /* that there is room for to begin with */
+#define STRINGS ((size_t)64 << 10)
+
+static size_t max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail)
 {
@@ -99,10 +107,55 @@ static size_t guess_pages(const struct pm__capture *c)
     return most && most < pages ? most : pages;
 }
 
+/* How much room the mappings of the last processes took: a process is seldom captured only
+ * once, and beginning anew because of too little room costs a large one much. */
+#define REMEMBERED 8
+
+static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    int64_t pid;
+    uint64_t start_time;
+    size_t mappings, strings;
+} memory[REMEMBERED];
+static unsigned next_memory;
+
+static void recall_room(struct pm__capture *c)
+{
+    if (pthread_mutex_trylock(&memory_lock) != 0)
+        return; /* it may have been held when this process was forked */
+    for (int i = 0; i < REMEMBERED; i++) {
+        if (memory[i].pid != c->header.pid || memory[i].start_time != c->header.start_time)
+            continue;
+        c->room.mappings = max(c->room.mappings, memory[i].mappings);
+        c->room.strings = max(c->room.strings, memory[i].strings);
+    }
+    pthread_mutex_unlock(&memory_lock);
+}
+
+static void remember_room(const struct pm__capture *c)
+{
+    if (c->room.mappings <= MAPPINGS && c->room.strings <= STRINGS)
+        return;
+    if (pthread_mutex_trylock(&memory_lock) != 0)
+        return;
+    int at = -1;
+    for (int i = 0; i < REMEMBERED; i++)
+        if (memory[i].pid == c->header.pid && memory[i].start_time == c->header.start_time)
+            at = i;
+    if (at < 0)
+        at = (int)(next_memory++ % REMEMBERED);
+    memory[at].pid = c->header.pid;
+    memory[at].start_time = c->header.start_time;
+    memory[at].mappings = c->room.mappings;
+    memory[at].strings = c->room.strings;
+    pthread_mutex_unlock(&memory_lock);
+}
+
 static int furnish(struct pm__capture *c)
 {
     struct pm__room *r = &c->room;
     struct pm__arena *a = &c->arena;
+    recall_room(c);
     size_t guess = guess_pages(c);
     r->pages = r->pages > guess ? r->pages : guess;
     int rc = pm__arena_get(a, size_of(c));
@@ -274,7 +327,8 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .io = io,
         .err = err,
         .request = request,
-        .room = {.mappings = 512, .pages = 0, .strings = 1 << 16, .objects = 256, .parts = 2048},
+        .room =
+            {.mappings = MAPPINGS, .pages = 0, .strings = STRINGS, .objects = 256, .parts = 2048},
         .ticked_ns = monotonic_ns(),
     };
     *out = NULL;
@@ -286,6 +340,8 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         clear(&c);
         int rc = attempt(&c, out);
         bool moved = rc == 0 && has_moved(&c);
+        if (rc == 0)
+            remember_room(&c);
         pm__target_close(&c);
         pm__arena_put(&c.arena);
         if (rc == 0 && c.header.faults && !c.busy && !moved) {

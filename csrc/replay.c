@@ -444,7 +444,8 @@ static int replay_open(void *ctx, int dir, const char *path, int flags)
     uint32_t how = (flags & O_DIRECTORY ? PM__O_DIRECTORY : 0) | (flags & O_PATH ? PM__O_PATH : 0);
     uint32_t i = parent || dir == AT_FDCWD ? find_open(r, parent, path, how) : NONE;
     /* Only to see how much room is needed; the attempt that was recorded had enough of it. */
-    if (i == NONE && parent && !strcmp(path, "maps"))
+    bool reads_smaps = r->request.counters && r->request.depth != PM_PAGES;
+    if (i == NONE && parent && reads_smaps && !strcmp(path, "maps"))
         return -ENOENT;
     if (i == NONE)
         return miss(r, "the opening", path, strlen(path), 0);
