@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         help="leave smaps and numa_maps alone, which hold up a large process",
     )
     show.add_argument(
+        "--stop",
+        action="store_true",
+        help="hold the process still meanwhile, for some milliseconds",
+    )
+    show.add_argument(
         "--stream",
         action="store_true",
         help="print piece by piece, in bounded memory; Ctrl-C ends it with what there is",
@@ -164,7 +169,7 @@ def _show_stream(args: argparse.Namespace) -> int:
     from .report.text import rfc_lines
     from .streaming import PIECE, stream
 
-    if not _is_pid(args.target) or args.json or args.summary or args.selector:
+    if not _is_pid(args.target) or args.json or args.summary or args.selector or args.stop:
         raise PmapsError("--stream prints the whole map of a running process, as text")
     with _Bar() as bar:
         walk = stream(
@@ -243,6 +248,7 @@ def _target(args: argparse.Namespace) -> Snapshot:
                 pid_of(int(text)),
                 depth=args.depth,
                 counters=not args.no_counters,
+                stop=args.stop,
                 progress=bar,
             )
             try:
@@ -252,8 +258,8 @@ def _target(args: argparse.Namespace) -> Snapshot:
                 if addresses is None:
                     raise
                 return take(window=(addresses[0], sum(addresses)))
-    if args.depth != "full" or args.no_counters:
-        raise PmapsError("--depth and --no-counters are for running processes")
+    if args.depth != "full" or args.no_counters or args.stop:
+        raise PmapsError("--depth, --no-counters and --stop are for running processes")
     if not Path(text).exists():
         raise PmapsError(f"{text!r} is neither a pid nor a saved map")
     from .files import load

@@ -201,3 +201,51 @@ def test_snapshot_and_show_agree(capsys: Capture, pid: int):
     count = sum(r.count for r in snapshot(pid).ranges() if r.listed)
     text = shown(capsys, "show", pid)
     assert sum(int(line.split("\t")[1]) for line in text.splitlines() if "\t" in line) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--stream", "--json"], "--stream prints the whole map of a running process"),
+        (["--stream", "--stop"], "--stream prints the whole map of a running process"),
+        (["--start", "1000"], "--start and --pages are for --stream"),
+        (["--pages", "10"], "--start and --pages are for --stream"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys: Capture, pid: int, options: list[str], why: str):
+    """One line, and nothing was looked at."""
+    assert main(["show", *options, str(pid)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"pmaps: {why}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--start", "zz"], ["--pages", "0"], ["--depth", "deep"]])
+def test_values_that_make_no_sense(capsys: Capture, pid: int, options: list[str]):
+    """Argparse names the option and the value."""
+    with pytest.raises(SystemExit) as ended:
+        main(["show", "--stream", *options, str(pid)])
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_depth_and_stop(capsys: Capture, pid: int):
+    """Less is looked at, and less is said; a process that stood still runs on."""
+    assert main(["show", str(pid), "--depth", "mappings"]) == 0
+    assert not re.search(r"^\d+\t", capsys.readouterr().out, re.M)
+    assert main(["show", str(pid), "--json", "--stop", "--depth", "pages"]) == 0
+    captured = loads(capsys.readouterr().out)
+    assert captured.depth.name == "PAGES"
+    assert captured.stopped_ns > 0
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "SR"
+
+
+def test_a_stream_is_the_map(capsys: Capture, pid: int):
+    """Piece by piece the same pages; a mapping that was cut has its line twice."""
+    assert main(["show", str(pid), "--stream", "--pages", "100", "--depth", "pages"]) == 0
+    pieces = capsys.readouterr().out
+    assert main(["show", str(pid), "--depth", "pages"]) == 0
+    whole = capsys.readouterr().out
+    counts = [sum(int(n) for n in re.findall(r"^\d+\t(\d+)\t", t, re.M)) for t in (pieces, whole)]
+    assert counts[0] == counts[1] > 100
