@@ -245,12 +245,21 @@ static int read_all(struct pm__capture *c)
     return rc;
 }
 
+/* Our own stack is part of a capture of ourselves: what the steps need of it is touched before. */
+static void __attribute__((noinline)) touch_stack(void)
+{
+    volatile char deep[48 << 10];
+    for (size_t i = 0; i < sizeof deep; i += 1024)
+        deep[i] = 0;
+}
+
 static int attempt(struct pm__capture *c, pm_snapshot **out)
 {
     int rc;
     if ((rc = pm__target_find(c)) < 0 || (rc = furnish(c)) < 0 || (rc = pm__target_open(c)) < 0 ||
         (rc = pm__stop(c)) < 0)
         return rc;
+    touch_stack();
     rc = read_all(c);
     pm__resume(c);
     if (rc == 0 && c->request->depth >= PM_PAGES)

@@ -19,6 +19,7 @@
 #define MAX_GAP 3    /* frames between windows; reading a longer gap costs more than a call */
 #define BLOCK 512    /* a run ends where a new aligned block of frames begins */
 #define LEN_BITS 9   /* of a run's length - 1 */
+#define DIGIT 12     /* bits of a frame that are sorted by at once: two rounds up to 64 GiB */
 #define MAX_REREAD 4096 /* stale pages that are looked up once more */
 
 /* A run of pages whose frames follow each other, in one number that sorts by frame:
@@ -39,6 +40,7 @@ struct reader {
     struct pm__capture *c;
     struct keys keys;
     uint64_t flags[WINDOW], counts[WINDOW];
+    size_t starts[1 << DIGIT];
     bool wanted[WINDOW];           /* frames of the window whose count must be read */
     bool any_wanted;
     uint64_t last_tail, head_flags; /* the folio whose tails are being met */
@@ -84,10 +86,9 @@ static size_t collect(struct keys *k, const struct pm__pages *p, size_t from)
     return stop;
 }
 
-#define DIGIT 12 /* two rounds for up to 64 GiB */
-
-/* Least significant digit first, by the frame alone. */
-static void sort(struct keys *k)
+/* Least significant digit first, by the frame alone.  The table is not on the stack, which would
+ * grow by it under a capture of ourselves. */
+static void sort(struct keys *k, size_t *start)
 {
     uint64_t most = 0;
     bool sorted = true;
@@ -97,8 +98,9 @@ static void sort(struct keys *k)
     }
     for (unsigned shift = LEN_BITS + k->index_bits; !sorted && shift < 64 && most >> shift;
          shift += DIGIT) {
-        size_t start[1 << DIGIT] = {0}, sum = 0;
+        size_t sum = 0;
         const uint64_t mask = (1 << DIGIT) - 1;
+        memset(start, 0, sizeof *start << DIGIT);
         for (size_t i = 0; i < k->n; i++)
             start[k->at[i] >> shift & mask]++;
         for (size_t d = 0; d <= mask; d++) {
@@ -397,7 +399,7 @@ int pm__kpage_read(struct pm__capture *c)
         r->keys.at = c->aside;
         r->keys.other = r->keys.at + c->pages.cap;
         i = collect(&r->keys, &c->pages, i);
-        sort(&r->keys);
+        sort(&r->keys, r->starts);
         int rc = read_chunk(r);
         if (rc < 0)
             return rc;

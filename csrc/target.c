@@ -234,14 +234,32 @@ static void look_at_host(struct pm__capture *c)
     c->swap_seen = status_kb(buf, "\nSwapTotal:") != 0 || status_kb(buf, "\nSwapCached:") != 0;
 }
 
+#define STEADY_TRIES 8
+
+/* Page faults of the process that are not this thread's own.  Reading them may fault itself, so
+ * that our own are counted before and after. */
+static uint64_t others_faults(struct pm__capture *c, struct life *life, int *rc)
+{
+    uint64_t before = our_faults(c), after = before;
+    for (int i = 0; i < STEADY_TRIES; i++) {
+        *rc = read_stat(c, life);
+        after = our_faults(c);
+        if (*rc < 0 || after == before)
+            break;
+        before = after;
+    }
+    return life->faults - after;
+}
+
 /* Page faults since the capture began: something of the target changed, though what it is may
  * have been undone before it was looked at again.  Of ourselves only what other threads did. */
 int pm__target_faults(struct pm__capture *c)
 {
-    struct life life;
-    int rc = read_stat(c, &life);
+    struct life life = {0};
+    int rc;
+    uint64_t faults = others_faults(c, &life, &rc);
     if (rc == 0)
-        c->header.faults = life.faults - our_faults(c) - c->faults;
+        c->header.faults = faults - c->faults;
     return rc == -PM_E_GONE ? pm__target_verify(c) : rc;
 }
 
@@ -253,8 +271,11 @@ int pm__target_find(struct pm__capture *c)
     if (rc < 0 || (rc = await_head(c, &life)) < 0)
         return rc;
     c->header.start_time = life.start_time;
-    c->faults = life.faults - our_faults(c);
-    return 0;
+    if (c->header.self)
+        c->faults = others_faults(c, &life, &rc);
+    else
+        c->faults = life.faults;
+    return rc;
 }
 
 static int open_counters(struct pm__capture *c)
