@@ -288,7 +288,6 @@ static void clear(struct pm__capture *c)
         .io = c->io,
         .err = c->err,
         .request = c->request,
-        .busy = c->busy,
         .room = c->room,
         .end = UINT64_MAX,
         .ticked_ns = c->ticked_ns,
@@ -303,10 +302,11 @@ static void clear(struct pm__capture *c)
         .kpagecount = -1,
     };
     int64_t pid = c->request->pid;
-    struct pm__here here;
+    struct pm__here here = {.busy = c->busy};
     c->io->here(c->io->ctx, &here);
     fresh.features = here.features;
     fresh.most_pages = here.most_pages;
+    fresh.busy = here.busy;
     fresh.header.self = pid == 0 || pid == here.pid;
     fresh.header.pid = fresh.header.self ? here.pid : pid;
     fresh.header.depth = (uint32_t)c->request->depth;

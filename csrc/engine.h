@@ -37,6 +37,7 @@ struct pm__here {
     uint64_t page_size;
     struct pm__features features;
     uint64_t most_pages; /* that there can be; 0: nobody knows */
+    bool busy;           /* in and out: what pm__capture says of it */
 };
 
 /* Each returns a value >= 0 or -errno.  Tests replace it to inject faults, a recording to

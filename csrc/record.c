@@ -316,7 +316,7 @@ static void put_head(struct recorder *r, const struct pm__here *here)
     put_number(r, (self ? PM__H_SELF : 0) | (q->stopper >= 0 ? PM__H_STOPPED : 0) |
                       (here->features.softdirty ? PM__H_SOFTDIRTY : 0) |
                       (here->features.guard ? PM__H_GUARD : 0) |
-                      (here->features.scan ? PM__H_SCAN : 0));
+                      (here->features.scan ? PM__H_SCAN : 0) | (here->busy ? PM__H_BUSY : 0));
     put_number(r, (uint32_t)q->depth);
     put_number(r, (uint32_t)q->counters);
     put_number(r, (uint32_t)q->n_extents);

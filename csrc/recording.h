@@ -52,7 +52,8 @@ enum {
     PM__H_STOPPED = 1 << 1,
     PM__H_SOFTDIRTY = 1 << 2,
     PM__H_GUARD = 1 << 3,
-    PM__H_SCAN = 1 << 4
+    PM__H_SCAN = 1 << 4,
+    PM__H_BUSY = 1 << 5
 };
 
 /* How a file was opened, as far as it matters to what comes of it. */

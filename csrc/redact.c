@@ -66,6 +66,8 @@ static enum pm__role role_on_host(const char *path)
         return PM__ROLE_KPAGE;
     if (strcmp(path, "/proc/meminfo") == 0)
         return PM__ROLE_TEXT;
+    if (strcmp(path, "/proc/thread-self/stat") == 0)
+        return PM__ROLE_STAT;
     return strncmp(path, "/proc/", 6) == 0 && !strchr(path + 6, '/') ? PM__ROLE_PROCESS
                                                                      : PM__ROLE_OBJECT;
 }
@@ -239,7 +241,17 @@ static ssize_t read_frames(struct pm__redactor *r, const struct file *f, char *b
 /* Fields of stat, from 3 on, that are kept; the others become 0. */
 static bool keeps_field(int field)
 {
-    return field == 3 || field == 9 || field == 22; /* state, flags, start time */
+    switch (field) {
+    case 3:  /* state */
+    case 9:  /* flags */
+    case 10: /* minor and ... */
+    case 12: /* ... major faults */
+    case 20: /* threads */
+    case 22: /* start time */
+        return true;
+    default:
+        return false;
+    }
 }
 
 static size_t blank_stat(char *s, size_t n)

@@ -292,6 +292,7 @@ static bool take_head(struct pm__replay *r, const struct event *e)
         .features = {.softdirty = flags & PM__H_SOFTDIRTY,
                      .guard = flags & PM__H_GUARD,
                      .scan = flags & PM__H_SCAN},
+        .busy = flags & PM__H_BUSY,
     };
     r->request = (pm_request){
         .pid = pid,
@@ -588,6 +589,7 @@ static void replay_here(void *ctx, struct pm__here *out)
     struct pm__replay *r = ctx;
     r->next_open = 0;
     r->served = 0;
+    r->missing[0] = '\0'; /* an attempt that finds too little room reads for itself alone */
     memset(r->files, 0, sizeof r->files);
     *out = r->here;
 }

@@ -11,6 +11,7 @@ from .errors import FormatError, PmapsError
 from .files import replacing
 from .model import Depth
 from .snapshots import Snapshot
+from .stopping import capture_stopped
 
 __all__ = ["record"]
 
@@ -25,6 +26,7 @@ def record(
     depth: Depth | DepthName = Depth.FULL,
     counters: bool = True,
     progress: Progress | None = None,
+    stop: bool = False,
 ) -> Snapshot:
     """Capture a process as :func:`snapshot` does, and write all that the kernel said to a file.
 
@@ -33,6 +35,8 @@ def record(
     holds, and what not, is in docs/recordings.md: names of files and addresses among it, memory
     and frame numbers not.  The file is replaced in one step and readable by its owner alone.
 
+    ``depth``, ``counters``, ``progress`` and ``stop`` are snapshot()'s, and part of the recording.
+
     Of a capture that fails because something does not read as expected the file is written, too.
 
     Raises what snapshot() raises, and OSError where the file cannot be written.
@@ -40,10 +44,9 @@ def record(
     __tracebackhide__ = True
     pid = pid_of(target)
     request = Request(pid, depth_of(depth), counters, tick=progress or listener(pid))
-    writer = f"pytest-pmaps {version('pytest-pmaps')}"
     try:
         with replacing(path, _OWNER_ONLY) as file:
-            captured = _captured(request, file.fileno(), writer)
+            captured = _captured(request, file.fileno(), stop)
     except OSError as exc:
         if exc.filename or isinstance(exc, PmapsError):
             raise
@@ -53,8 +56,13 @@ def record(
     return Snapshot(captured)
 
 
-def _captured(request: Request, fd: int, writer: str) -> Columns | FormatError:
-    try:
+def _captured(request: Request, fd: int, stop: bool) -> Columns | FormatError:
+    writer = f"pytest-pmaps {version('pytest-pmaps')}"
+
+    def capture(request: Request) -> Columns:
         return Columns.record(request, fd, writer)
+
+    try:
+        return capture_stopped(request, capture) if stop else capture(request)
     except FormatError as exc:  # what a report of it needs is in the file by now
         return exc

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,9 @@ _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PATIENCE = 5.0
 
 
-def capture_stopped(request: Request) -> Columns:
+def capture_stopped(
+    request: Request, capture: Callable[[Request], Columns] = Columns.capture
+) -> Columns:
     """Capture a process that stands still meanwhile; ``request`` is without a stopper.
 
     Raises, on top of what any capture does, AccessDenied where it may not be traced, Unsupported
@@ -38,7 +40,7 @@ def capture_stopped(request: Request) -> Columns:
     __tracebackhide__ = True
     with tracer(request.pid) as (pid, stopper):
         try:
-            columns = Columns.capture(replace(request, stopper=stopper))
+            columns = capture(replace(request, stopper=stopper))
         except NotStopped as exc:
             raise _explained(request.pid, exc.code, pid) from None
     if not columns.stopped_ns:

@@ -10,6 +10,7 @@
 #include <elf.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define N_MAPPINGS 6
@@ -77,7 +78,7 @@ static void make_process(void)
         mappings[i].n = N_PAGES;
         mappings[i].pages = pages[i];
         for (size_t k = 0; k < N_PAGES; k++)
-            pages[i][k] = (struct fk_page){.what = what[i][k % 5],
+            pages[i][k] = (struct fk_page){.what = i == 0 && k < 10 ? FK_NONE : what[i][k % 5],
                                            .frame = frame_of(i, k),
                                            .mapcount = i == 0 ? 3 : 1 + k % 2,
                                            .referenced = i == 0,
@@ -294,7 +295,8 @@ static struct pm__features elsewhere;
 static void here_is_elsewhere(void *ctx, struct pm__here *out)
 {
     (void)ctx;
-    *out = (struct pm__here){.pid = 1, .page_size = FK_PAGE, .features = elsewhere};
+    *out =
+        (struct pm__here){.pid = 1, .page_size = FK_PAGE, .features = elsewhere, .busy = out->busy};
 }
 
 /* What the kernel could say is the recording's to tell, not this host's. */
@@ -318,6 +320,78 @@ static void another_kernel(void)
     free(t.data);
 }
 
+/* Its page faults are in what is kept of stat: of a busy target no more is concluded. */
+static void faults_are_told(void)
+{
+    struct tape t = {0};
+    pm_snapshot *plain, *recorded;
+    pm_error err;
+    for (int recording = 0; recording < 2; recording++) {
+        make_fake(true);
+        fake.stat = NULL;
+        fake.faults = 7;
+        CHECK_EQ(recording ? record(&t, &whole, &recorded, &err) : fk_capture(&fake, &plain, &err),
+                 0);
+    }
+    CHECK_EQ(pm_get_header(recorded)->faults, 7);
+    recorded->header.captured_ns = plain->header.captured_ns;
+    CHECK(same(plain, recorded));
+    pm_free(plain);
+    pm_free(recorded);
+    make_fake(true);
+    fake.stat = NULL;
+    fake.faults = 7;
+    CHECK_EQ(round_trip(&t, &whole, "faults"), 0);
+    free(t.data);
+}
+
+static unsigned attempts;
+
+static void calm_down(void *ctx, struct pm__here *out)
+{
+    fk_here(ctx, out);
+    if (++attempts == 3) /* asked once before the first attempt */
+        fake.faults = 0;
+}
+
+/* What another attempt had found out before is not in its own input. */
+static void busy_before(void)
+{
+    struct tape t = {0};
+    make_fake(false);
+    fake.stat = NULL;
+    fake.faults = 7;
+    fake.io.here = calm_down;
+    attempts = 0;
+    CHECK_EQ(round_trip(&t, &whole, "busy before"), 0);
+    CHECK_EQ(attempts, 3);
+    CHECK(pm__get32(t.data + PM__PREFIX + PM__RECORD_HEAD + 24) & PM__H_BUSY);
+    free(t.data);
+}
+
+/* More than there is room for at first: how it is made is not part of the recording. */
+static void many_mappings(void)
+{
+    enum { N = 3000 };
+    static struct fk_page page = {.what = FK_ANON, .frame = FRAME, .mapcount = 1};
+    static struct fk_mapping many[N];
+    const struct fk_world crowd = {.mappings = many, .n = N};
+    struct tape t = {0};
+    for (size_t i = 0; i < N; i++)
+        many[i] = (struct fk_mapping){.start = (i + 1) * 2 * FK_PAGE,
+                                      .n = 1,
+                                      .pages = &page,
+                                      .perms = "rw-p",
+                                      .name = "[anon:a name of some length, for the strings]",
+                                      .vmflags = "rd wr mr mw me ac"};
+    make_fake(true);
+    fake.max_read = 0;
+    for (int i = 0; i < FK_MOMENTS; i++)
+        fake.at[i] = &crowd;
+    CHECK_EQ(round_trip(&t, &whole, "many mappings"), 0);
+    free(t.data);
+}
+
 /* A tracer is not asked again: it has answered. */
 static int fake_tracer(int fd)
 {
@@ -338,6 +412,41 @@ static void stopped(void)
     close(ends[0]);
     close(ends[1]);
     free(t.data);
+}
+
+/* As much is read of a real process that stands still as was recorded. */
+static void stopped_for_real(void)
+{
+    int ends[2], hold[2];
+    pm_snapshot *live, *again = NULL;
+    pm_error err;
+    FILE *f = tmpfile();
+    CHECK(pipe(hold) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        char byte;
+        close(hold[1]);
+        _exit((int)read(hold[0], &byte, 1));
+    }
+    CHECK(fake_tracer(ends[1]));
+    const pm_request q = {.pid = child, .depth = PM_FULL, .counters = 1, .stopper = ends[0]};
+    CHECK_EQ(pm_record(&q, fileno(f), "test 1.0", &live, &err), 0);
+    fseek(f, 0, SEEK_END);
+    size_t n = (size_t)ftell(f);
+    unsigned char *data = malloc(n);
+    CHECK_EQ(pread(fileno(f), data, n, 0), n);
+    CHECK_EQ(pm_replay(data, n, &again, &err), 0);
+    CHECK_IN(live && again && same(live, again), "%s", err.detail);
+    CHECK(live && pm_get_header(live)->stopped_ns);
+    pm_free(live);
+    pm_free(again);
+    free(data);
+    fclose(f);
+    close(hold[0]);
+    close(hold[1]);
+    waitpid(child, NULL, 0);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 static void every_fault(void)
@@ -445,6 +554,7 @@ static void files_by_where_they_are(void)
     const enum pm__role process = PM__ROLE_PROCESS, root = PM__ROLE_ROOT, text = PM__ROLE_TEXT;
     CHECK_EQ(pm__role_of(NULL, "/proc/self"), PM__ROLE_PROCESS);
     CHECK_EQ(pm__role_of(NULL, "/proc/self/environ"), PM__ROLE_OBJECT);
+    CHECK_EQ(pm__role_of(NULL, "/proc/thread-self/stat"), PM__ROLE_STAT);
     CHECK_EQ(pm__role_of(NULL, "/etc/passwd"), PM__ROLE_OBJECT);
     CHECK_EQ(pm__role_of(NULL, "/proc/kpagecgroup"), PM__ROLE_KPAGE);
     CHECK_EQ(pm__role_of(&process, "maps"), PM__ROLE_TEXT);
@@ -724,6 +834,18 @@ static void in_the_same_order(void)
     }
     CHECK(e[0] & PM_PE_PRESENT);
     CHECK(e[1] == 0 && e[2] == 0 && e[3] == 0); /* the last one is repeated */
+    /* Page by page, all of the first reading comes before any of the second. */
+    io->here(io->ctx, &here);
+    dir = io->open(io->ctx, AT_FDCWD, "/proc/99999999", O_RDONLY | O_DIRECTORY);
+    map = io->open(io->ctx, dir, "pagemap", O_RDONLY);
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint64_t vpn = mappings[0].start / FK_PAGE; vpn < at / 8; vpn++)
+            CHECK_EQ(io->pread(io->ctx, map, &e[2], 8, vpn * 8), 8);
+        CHECK_EQ(io->pread(io->ctx, map, &e[pass], 8, at), 8);
+        for (uint64_t vpn = at / 8 + 1; vpn < mappings[5].start / FK_PAGE + N_PAGES; vpn++)
+            CHECK_EQ(io->pread(io->ctx, map, &e[2], 8, vpn * 8), 8);
+    }
+    CHECK((e[0] & PM_PE_PRESENT) && e[1] == 0);
     pm__replay_free(r);
     free(t.data);
 }
@@ -836,6 +958,233 @@ static void put_odd_text(struct rng *rng, unsigned char *p, size_t room)
     const char *s = odd[rng_below(rng, sizeof odd / sizeof *odd)];
     size_t n = strlen(s);
     memcpy(p, s, n < room ? n : room);
+}
+
+/* The first record of a type that `fits` (all, if NULL); its data, behind the head. */
+static unsigned char *record_of(struct tape *t, uint32_t type, bool (*fits)(const unsigned char *))
+{
+    size_t at[8192], n = heads(t, at, 8192);
+    for (size_t i = 0; i < n; i++)
+        if (pm__get32(t->data + at[i]) == type && (!fits || fits(t->data + at[i] + 8)))
+            return t->data + at[i] + PM__RECORD_HEAD;
+    CHECK_FAIL("no record of type %u", type);
+    return NULL;
+}
+
+static bool has_regions(const unsigned char *p)
+{
+    return (int32_t)pm__get32(p + 4) > 0;
+}
+
+static bool has_run(const unsigned char *p)
+{
+    return pm__get32(p + PM__WORDS_SIZE) & PM__RUN;
+}
+
+static bool has_text(const unsigned char *p)
+{
+    return pm__get32(p + 4) == 0;
+}
+
+static bool at_end(const unsigned char *p)
+{
+    return pm__get32(p + 4) == 1;
+}
+
+static bool has_failed(const unsigned char *p)
+{
+    return (int32_t)pm__get32(p + 8) < 0;
+}
+
+/* Each by itself is refused, before anything of it is believed. */
+static void each_lie(void)
+{
+    static const struct {
+        const char *name;
+        uint32_t type;
+        bool (*fits)(const unsigned char *);
+        int at, size; /* behind the record's head; before it where negative */
+        uint64_t value;
+    } lies[] = {
+        {"no page size", PM__R_HEAD, NULL, 0, 8, 0},
+        {"an odd page size", PM__R_HEAD, NULL, 0, 8, 4097},
+        {"a vast page size", PM__R_HEAD, NULL, 0, 8, UINT64_C(1) << 40},
+        {"no pid", PM__R_HEAD, NULL, 8, 8, 0},
+        {"a negative pid", PM__R_HEAD, NULL, 8, 8, UINT64_MAX},
+        {"extents beyond the record", PM__R_HEAD, NULL, 36, 4, 1000},
+        {"extents beyond all bounds", PM__R_HEAD, NULL, 36, 4, UINT32_MAX},
+        {"a vast huge page", PM__R_HEAD, NULL, 40, 8, UINT64_MAX},
+        {"a second head", PM__R_STAT, NULL, -8, 4, PM__R_HEAD},
+        {"a type of its own", PM__R_STAT, NULL, -8, 4, 77},
+        {"a directory of later", PM__R_OPEN, NULL, 0, 4, 1000},
+        {"a result that is a success", PM__R_OPEN, NULL, 8, 4, 1},
+        {"a result that is no error", PM__R_OPEN, NULL, 8, 4, 0x80000000},
+        {"an answer of no file", PM__R_BYTES, NULL, 0, 4, 1000},
+        {"text of the failure", PM__R_BYTES, has_text, 4, 4, 0xffffffff},
+        {"text of the end", PM__R_BYTES, has_text, 4, 4, 1},
+        {"text that wraps around", PM__R_BYTES, has_text, 8, 8, UINT64_MAX},
+        {"no text, and no end", PM__R_BYTES, at_end, 4, 4, 0},
+        {"no text, and no error", PM__R_BYTES, at_end, 4, 4, 7},
+        {"no entries", PM__R_WORDS, NULL, 4, 4, 0},
+        {"other entries", PM__R_WORDS, NULL, 4, 4, 5},
+        {"entries at an odd place", PM__R_WORDS, NULL, 8, 8, 4},
+        {"entries that wrap around", PM__R_WORDS, NULL, 8, 8, UINT64_MAX - 7},
+        {"an empty chunk", PM__R_WORDS, NULL, PM__WORDS_SIZE, 4, 0},
+        {"a chunk beyond the record", PM__R_WORDS, has_run, PM__WORDS_SIZE, 4, 0x7fffffff},
+        {"a run of too many", PM__R_WORDS, has_run, PM__WORDS_SIZE, 4, UINT32_MAX},
+        {"a run of pages", PM__R_WORDS, has_run, PM__WORDS_SIZE + 4, 8, PM_PE_PRESENT},
+        {"more regions than there are", PM__R_SCAN, has_regions, 4, 4, 1000},
+        {"a scan that is no error", PM__R_SCAN, has_regions, 4, 4, 0x80000000},
+        {"regions of a failure", PM__R_SCAN, has_regions, 4, 4, 0xffffffff},
+        {"a scan beyond its end", PM__R_SCAN, has_regions, 8 + 8 * 3, 8, UINT64_MAX},
+        {"no room for regions", PM__R_SCAN, has_regions, 8 + 8 * 4, 8, 0},
+        {"a region below the start", PM__R_SCAN, has_regions, PM__SCAN_SIZE, 8, 0},
+        {"a region without pages", PM__R_SCAN, has_regions, PM__SCAN_SIZE + 8, 8, 0},
+        {"a region beyond the end", PM__R_SCAN, has_regions, PM__SCAN_SIZE + 8, 8, ~4095ull},
+        {"a region of half a page", PM__R_SCAN, has_regions, PM__SCAN_SIZE + 8, 2, 0x801},
+        {"a state that is a success", PM__R_STAT, NULL, 4, 4, 1},
+        {"a record that is too short", PM__R_STAT, NULL, -4, 4, 4},
+        {"a record beyond the end", PM__R_STAT, NULL, -4, 4, UINT32_MAX},
+        {"another number of records", PM__R_END, NULL, 32, 8, 3},
+    };
+    struct tape t = {0};
+    make_fake(true);
+    fake.max_read = 0;
+    /* Something to be asked of PAGEMAP_SCAN, and something that fails. */
+    fake.no_kpage = true;
+    fake.show_frames = false;
+    CHECK_EQ(round_trip(&t, &whole, "lies"), 0);
+    read_well = 0;
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        struct tape broken = t;
+        broken.data = malloc(t.n);
+        memcpy(broken.data, t.data, t.n);
+        unsigned char *p = record_of(&broken, lies[i].type, lies[i].fits);
+        uint64_t v = htole64(lies[i].value);
+        if (p)
+            memcpy(p + lies[i].at, &v, (size_t)lies[i].size);
+        try_broken(broken.data, broken.n, lies[i].name, 0);
+        CHECK_IN(read_well == 0, "%s was believed", lies[i].name);
+        read_well = 0;
+        free(broken.data);
+    }
+    free(t.data);
+}
+
+/* Answers where there is no room for one, or of a file that could not be opened. */
+static void no_answers(void)
+{
+    struct tape t = {0};
+    make_fake(true);
+    CHECK_EQ(round_trip(&t, &whole, "answers"), 0);
+    size_t at[8192], n = heads(&t, at, 8192), end = at[n - 1], length = t.n;
+    uint32_t failed = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (pm__get32(t.data + at[i]) != PM__R_OPEN)
+            continue;
+        if (has_failed(t.data + at[i] + PM__RECORD_HEAD))
+            break;
+        failed++;
+    }
+    read_well = 0;
+    for (uint32_t type = PM__R_BYTES; type <= PM__R_OURS; type++) {
+        for (uint32_t size = 0; size < 100; size++) {
+            static unsigned char more[PM__RECORD_HEAD + 100];
+            unsigned char *data = malloc(length + sizeof more);
+            memset(more, 0, sizeof more);
+            pm__put32(more, type);
+            pm__put32(more + 4, size);
+            pm__put32(more + 8, failed);
+            size_t extra = PM__RECORD_HEAD + size;
+            memcpy(data, t.data, end);
+            memcpy(data + end, more, extra);
+            memcpy(data + end + extra, t.data + end, length - end);
+            pm__put64(data + length + extra - 8, n + 1);
+            try_broken(data, length + extra, "no answer", type * 100 + size);
+            CHECK_IN(read_well == (type == PM__R_OURS && size == PM__OURS_SIZE), "type %u size %u",
+                     type, size);
+            read_well = 0;
+            free(data);
+        }
+    }
+    free(t.data);
+}
+
+static void append(struct tape *t, const void *data, size_t n)
+{
+    tape_write(t, data, n, t->n);
+}
+
+/* The same recording with another text in place of smaps. */
+static void retell(const struct tape *from, struct tape *to, const char *smaps, size_t len)
+{
+    size_t at[8192], n = heads(from, at, 8192);
+    uint32_t opens = 0, told = UINT32_MAX;
+    uint64_t records = 0;
+    to->n = 0;
+    append(to, from->data, PM__PREFIX);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char *p = from->data + at[i];
+        uint32_t type = pm__get32(p), size = pm__get32(p + 4);
+        if (type == PM__R_OPEN && size == PM__OPEN_SIZE + 5 && memcmp(p + 20, "smaps", 5) == 0)
+            told = opens;
+        opens += type == PM__R_OPEN;
+        if (type == PM__R_BYTES && pm__get32(p + 8) == told)
+            continue;
+        append(to, p, PM__RECORD_HEAD + size);
+        records++;
+        if (type != PM__R_OPEN || told != opens - 1)
+            continue;
+        unsigned char head[PM__RECORD_HEAD + PM__BYTES_SIZE] = {PM__R_BYTES};
+        for (int part = 0; part < 2; part++) {
+            pm__put32(head + 4, (uint32_t)(PM__BYTES_SIZE + (part ? 0 : len)));
+            pm__put32(head + 8, told);
+            pm__put32(head + 12, (uint32_t)part);
+            pm__put64(head + 16, part ? len : 0);
+            append(to, head, sizeof head);
+            append(to, smaps, part ? 0 : len);
+            records++;
+        }
+    }
+    pm__put64(to->data + to->n - 8, records);
+}
+
+/* One page table, told of as a thousand's. */
+static void the_same_pages_over_and_over(void)
+{
+    enum { N = 2000 };
+    static struct fk_page none[N];
+    static const char *const lines[] = {"00100000-008d0000 rw-p 00000000 00:00 0\n",
+                                        "10000000-107d0000 rw-p 00000000 00:00 0\n"};
+    struct fk_mapping two[] = {{.start = 0x100000, .n = N, .pages = none, .perms = "rw-p"},
+                               {.start = 0x10000000, .n = N, .pages = none, .perms = "rw-p"}};
+    const struct fk_world empty = {.mappings = two, .n = 2};
+    struct tape t = {0}, told = {0};
+    struct fk_text text = {0};
+    pm_snapshot *snap;
+    pm_error err;
+    make_fake(true);
+    fake.max_read = 0;
+    for (int i = 0; i < FK_MOMENTS; i++)
+        fake.at[i] = &empty;
+    CHECK_EQ(round_trip(&t, &whole, "over"), 0);
+    CHECK(t.n < 10000); /* 4000 entries, alike */
+    for (int i = 0; i < 1000; i++)
+        fk_printf(&text, "%s", lines[i % 2]);
+    size_t each = text.n / 1000;
+    retell(&t, &told, text.s, 2 * each);
+    CHECK_EQ(pm_replay(told.data, told.n, &snap, &err), 0);
+    pm_free(snap);
+    /* Again is not too much, but no process is like that. */
+    retell(&t, &told, text.s, 3 * each);
+    CHECK_EQ(pm_replay(told.data, told.n, &snap, &err), -PM_E_FORMAT);
+    CHECK_IN(strstr(err.detail, "overlap"), "%s", err.detail);
+    retell(&t, &told, text.s, 1000 * each);
+    CHECK_EQ(pm_replay(told.data, told.n, &snap, &err), -PM_E_FORMAT);
+    CHECK_IN(strstr(err.detail, "does not hold so much"), "%s", err.detail);
+    free(text.s);
+    free(t.data);
+    free(told.data);
 }
 
 /* Records gone, doubled, or changed places; the count at the end is put right. */
@@ -962,7 +1311,11 @@ int main(void)
     RUN(every_request);
     RUN(recording_changes_nothing);
     RUN(another_kernel);
+    RUN(faults_are_told);
+    RUN(busy_before);
+    RUN(many_mappings);
     RUN(stopped);
+    RUN(stopped_for_real);
     RUN(every_fault);
     RUN(races);
     RUN(no_frame_is_in_it);
@@ -977,6 +1330,9 @@ int main(void)
     RUN(in_the_same_order);
     RUN(what_was_not_read);
     RUN(cut_short);
+    RUN(each_lie);
+    RUN(no_answers);
+    RUN(the_same_pages_over_and_over);
     RUN(mutants);
     RUN(tall_tales);
     RUN(foreign);

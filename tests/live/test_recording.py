@@ -194,6 +194,69 @@ def test_a_process_that_moves(public: Path, tmp_path: Path):
         pytest.skip("nothing moved while it was captured")
 
 
+def test_stopped(zoo: Path, public: Path, tmp_path: Path):
+    """Nobody has to be stopped again."""
+    with targets.running(zoo, "anon", public) as (pid, _):
+        live = record(pid, tmp_path / "a.rec", stop=True)
+    again = load(tmp_path / "a.rec")
+    assert everything(again) == everything(live)
+    assert again.stopped_ns == live.stopped_ns > 0
+
+
+CROWD = """
+import json, mmap
+kept = []
+for i in range(3000):
+    kept.append(mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    kept[-1][0] = 1
+    kept[-1].madvise(mmap.MADV_DONTFORK if i % 2 else mmap.MADV_NORMAL)
+print(json.dumps({}), flush=True)
+input()
+"""
+
+
+def test_many_mappings(tmp_path: Path):
+    """More than a capture makes room for at first."""
+    with targets.running("-c", CROWD, python=sys.executable) as (pid, _):
+        live = record(pid, tmp_path / "a.rec")
+    assert len(live.mappings) > 2000
+    assert everything(load(tmp_path / "a.rec")) == everything(live)
+
+
+BUSY = """
+import json, mmap, threading
+area = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def churn():
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    while True:
+        for at in range(0, len(area), 4096):
+            area[at] = 1
+        area.madvise(mmap.MADV_DONTNEED)
+threading.Thread(target=churn, daemon=True).start()
+print(json.dumps({}), flush=True)
+input()
+"""
+
+
+def test_a_process_that_faults(tmp_path: Path):
+    """What is not concluded of a busy process is not concluded from its recording."""
+    command = [sys.executable, "-c", BUSY]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        faults = 0
+        for i in range(20):
+            live = record(process, tmp_path / f"{i}.rec")
+            faults += live.columns._header.faults
+            assert not (live.verdict and live.columns._header.faults)
+            assert everything(load(tmp_path / f"{i}.rec")) == everything(live)
+        assert faults > 0
+        process.stdin.write(b"\n")
+        process.stdin.close()
+
+
 def test_threads(tmp_path: Path):
     """A process that maps and unmaps all the time, recorded from four threads at once."""
     with targets.idle(next(iter(targets.real_programs(tmp_path)))) as pid:
@@ -362,7 +425,7 @@ sys.stdin.read()
     }
     stat = next(text for name, _, text in recording.reads if name == "stat").decode()
     fields = stat.rpartition(")")[2].split()
-    assert {i + 3 for i, field in enumerate(fields) if field != "0"} <= {3, 9, 22}
+    assert {i + 3 for i, field in enumerate(fields) if field != "0"} <= {3, 9, 10, 12, 20, 22}
 
 
 def test_bytes_of_files_are_elf_headers(public: Path, tmp_path: Path):
