@@ -444,10 +444,6 @@ static int replay_open(void *ctx, int dir, const char *path, int flags)
     const struct handle *parent = handle_of(r, dir);
     uint32_t how = (flags & O_DIRECTORY ? PM__O_DIRECTORY : 0) | (flags & O_PATH ? PM__O_PATH : 0);
     uint32_t i = parent || dir == AT_FDCWD ? find_open(r, parent, path, how) : NONE;
-    /* Only to see how much room is needed; the attempt that was recorded had enough of it. */
-    bool reads_smaps = r->request.counters && r->request.depth != PM_PAGES;
-    if (i == NONE && parent && reads_smaps && !strcmp(path, "maps"))
-        return -ENOENT;
     if (i == NONE)
         return miss(r, "the opening", path, strlen(path), 0);
     r->next_open = i + 1;
@@ -589,7 +585,7 @@ static void replay_here(void *ctx, struct pm__here *out)
     struct pm__replay *r = ctx;
     r->next_open = 0;
     r->served = 0;
-    r->missing[0] = '\0'; /* an attempt that finds too little room reads for itself alone */
+    r->missing[0] = '\0'; /* one that finds too little room reads maps, too, to see how much */
     memset(r->files, 0, sizeof r->files);
     *out = r->here;
 }

@@ -121,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     recorder.add_argument("pid", metavar="PID", type=int, help="a process")
     recorder.add_argument("file", metavar="FILE", help="readable by its owner alone")
+    recorder.add_argument(
+        "--stop", action="store_true", help="hold the process still while it is captured"
+    )
     recorder.set_defaults(run=_record)
     doctor = commands.add_parser(
         "doctor", help="say what this host lets us see, and how to see more"
@@ -308,7 +311,7 @@ def _record(args: argparse.Namespace) -> int:
     from .recordings import record
 
     with _Bar() as bar:
-        snapshot = record(args.pid, args.file, progress=bar)
+        snapshot = record(args.pid, args.file, progress=bar, stop=args.stop)
     size = -(-Path(args.file).stat().st_size // 1024)
     print(_printable(f"{args.file}: process {snapshot.pid} ({snapshot.comm}), {size:,} KiB"))
     return 0

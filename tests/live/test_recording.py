@@ -157,6 +157,7 @@ def test_this_process(tmp_path: Path):
     live = record(None, tmp_path / "self.rec")
     again = load(tmp_path / "self.rec")
     assert live.columns.self_capture
+    assert live.columns._header.faults == 0  # of the recording itself are none
     assert everything(again) == everything(live)
     assert again.status == live.status
     assert loaded_elsewhere(tmp_path / "self.rec") == everything(live)

@@ -124,6 +124,9 @@ def test_record_and_show(capsys: Capture, pid: int, tmp_path: Path):
     assert shown(capsys, "show", file) == dumps(load(file))
     assert "cat" in shown(capsys, "show", "--summary", file)
     assert json.loads(shown(capsys, "show", "--json", file))["pid"] == pid
+    assert not load(file).stopped_ns
+    shown(capsys, "record", "--stop", pid, file)
+    assert load(file).stopped_ns
 
 
 def test_record_says_what_is_wrong(capsys: Capture, pid: int, tmp_path: Path):
