@@ -203,33 +203,27 @@ void pm__block_free(void *block)
     munmap(b, b->size);
 }
 
-/* The end of the region of ours that covers `at`, or `at` where none does. */
-static uint64_t covered_to(uint64_t at, bool inherited)
+static uint64_t overlap(uint64_t start, uint64_t end, const void *base, size_t size)
 {
-    for (struct block *b = blocks; b; b = b->next)
-        if ((uintptr_t)b <= at && at < (uintptr_t)b + b->size)
-            return (uintptr_t)b + b->size;
-    for (int i = 0; !inherited && i < MAX_ARENAS; i++)
-        if (arenas[i].base && (uintptr_t)arenas[i].base <= at &&
-            at < (uintptr_t)arenas[i].base + arenas[i].size)
-            return (uintptr_t)arenas[i].base + arenas[i].size;
-    return at;
+    uint64_t lo = (uintptr_t)base, hi = lo + size;
+    lo = lo > start ? lo : start;
+    hi = hi < end ? hi : end;
+    return lo < hi ? hi - lo : 0;
 }
 
-/* Whether [start, end) is made of regions of ours alone (the kernel merges
- * neighbours); `inherited`: only of those that a forked child has too. */
+/* Whether [start, end) is made of regions of ours alone (the kernel merges neighbours, of which
+ * there may be thousands); `inherited`: only of those that a forked child has too. */
 bool pm__is_ours(uint64_t start, uint64_t end, bool inherited)
 {
+    uint64_t covered = 0; /* regions lie apart, so that lengths add up */
     pthread_mutex_lock(&lock);
-    uint64_t at = start;
-    while (at < end) {
-        uint64_t next = covered_to(at, inherited);
-        if (next == at)
-            break;
-        at = next;
-    }
+    for (struct block *b = blocks; b; b = b->next)
+        covered += overlap(start, end, b, b->size);
+    for (int i = 0; !inherited && i < MAX_ARENAS; i++)
+        if (arenas[i].base)
+            covered += overlap(start, end, arenas[i].base, arenas[i].size);
     pthread_mutex_unlock(&lock);
-    return start < end && at >= end;
+    return start < end && covered == end - start;
 }
 
 /* Bytes of memory of ours that a capture of ourselves leaves out; all of it is resident. */

@@ -62,7 +62,7 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
 }
 
-#define TICK_NS 20000000
+#define TICK_NS 5000000
 
 /* Tells the caller how far it is, now and then, and asks whether to go on.  Never while the
  * target stands still: whoever is told may take his time. */
@@ -262,7 +262,8 @@ static int attempt(struct pm__capture *c, pm_snapshot **out)
     touch_stack();
     rc = read_all(c);
     pm__resume(c);
-    if (rc == 0 && c->request->depth >= PM_PAGES)
+    bool bare = c->request->depth == PM_MAPPINGS && !pm__wants_counters(c); /* only the list */
+    if (rc == 0 && c->request->depth >= PM_MAPPINGS && !bare)
         rc = pm__elf_read(c);
     if (rc < 0)
         return rc;

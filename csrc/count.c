@@ -220,7 +220,7 @@ typedef void new_fn(void *arg, uint64_t page, uint64_t count, struct state now,
 
 struct comparison {
     const pm_columns *now, *before;
-    bool before_has_pages;
+    bool before_has_pages, before_has_mappings;
     struct state unmapped; /* what the earlier one says of places that it does not list */
     uint64_t page_size;
     new_fn *fn;
@@ -281,6 +281,10 @@ static void compare_piece(void *arg, const pm_mapping *m, struct piece p)
     const struct comparison *k = arg;
     struct state now = state_of(k->now, p.range);
     uint64_t page = p.page, end = p.page + p.count, ps = k->page_size;
+    if (!k->before_has_mappings) {
+        k->fn(k->arg, page, end - page, now, unseen);
+        return;
+    }
     while (page < end) {
         size_t i = mapping_at(k->before, ps, page);
         const pm_mapping *old = i < k->before->n_mappings ? &k->before->mappings[i] : NULL;
@@ -312,6 +316,7 @@ static int compare(const pm_snapshot *later, const pm_snapshot *earlier, const p
         .now = &later->columns,
         .before = &earlier->columns,
         .before_has_pages = has_pages(earlier),
+        .before_has_mappings = earlier->header.depth >= PM_MAPPINGS,
         .unmapped = lists_all(earlier) ? nothing_there : unseen,
         .page_size = later->header.page_size,
         .fn = fn,

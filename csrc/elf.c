@@ -457,11 +457,25 @@ static int find_or_add(struct pm__capture *c, const pm_mapping *m, uint32_t *obj
     return 0;
 }
 
-/* Where only pagemap was asked for, of everything, headers are not worth their time; but what
- * kind of file it is has to be known. */
-static bool wants_headers(const struct pm__capture *c, const pm_mapping *m)
+/* Whether nameless memory follows one of its mappings: it may be its bss. */
+static bool may_have_bss(const struct pm__capture *c, uint32_t object)
 {
-    return c->request->depth == PM_FULL || c->request->n_extents || m->kind == PM_KIND_UNKNOWN;
+    for (size_t i = 0; i + 1 < c->n_mappings; i++) {
+        const pm_mapping *next = &c->mappings[i + 1];
+        if (c->mappings[i].object == object + 1 && next->start == c->mappings[i].end &&
+            next->inode == 0 && next->name_len == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Where not everything was asked for, headers are not worth their time; but what kind of file it
+ * is has to be known, and what belongs to it. */
+static bool wants_headers(const struct pm__capture *c, const pm_mapping *m, uint32_t object)
+{
+    int depth = c->request->depth;
+    return depth == PM_FULL || (depth == PM_PAGES && c->request->n_extents) ||
+           (depth == PM_PAGES && m->kind == PM_KIND_UNKNOWN) || may_have_bss(c, object);
 }
 
 static int name_objects(struct pm__capture *c)
@@ -485,7 +499,7 @@ static int examine_all(struct pm__capture *c)
         while (c->mappings[i].object != o + 1)
             i++;
         c->objects[o].status = PM_ELF_UNASKED;
-        int rc = wants_headers(c, &c->mappings[i]) ? examine(c, o, &c->mappings[i]) : 0;
+        int rc = wants_headers(c, &c->mappings[i], o) ? examine(c, o, &c->mappings[i]) : 0;
         if (rc < 0)
             return rc;
     }

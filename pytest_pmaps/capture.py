@@ -105,6 +105,8 @@ def snapshot(
         raise ValueError("select or window: a capture is limited in one way")
     if not counters and deep is Depth.TOTALS:
         raise ValueError("totals are counters: there are none without")
+    if deep is Depth.TOTALS and (select is not None or window is not None):
+        raise ValueError("totals are of the whole process: select and window need another depth")
     request = Request(pid, deep, counters, tick=progress or listener(pid))
     if window is not None:
         request = replace(request, extents=(_whole_pages(window),))

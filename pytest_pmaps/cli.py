@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "--start",
         metavar="ADDRESS",
         type=_address,
-        default=0,
+        default=None,
         help="with --stream: begin at this address (hexadecimal)",
     )
     show.add_argument(
@@ -143,13 +143,15 @@ def _version() -> str:
 
 def _address(text: str) -> int:
     try:
-        return int(text, 16)
+        if 0 <= (address := int(text, 16)) < 1 << 64:
+            return address
+        raise ValueError
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no hexadecimal address") from None
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or not 0 < int(text) < 1 << 63:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of pages")
     return int(text)
 
@@ -174,12 +176,14 @@ def _show_stream(args: argparse.Namespace) -> int:
 
     if not _is_pid(args.target) or args.json or args.summary or args.selector or args.stop:
         raise PmapsError("--stream prints the whole map of a running process, as text")
+    if args.depth == "mappings":
+        raise PmapsError("--stream is of pages: --depth is pages or full")
     with _Bar() as bar:
         walk = stream(
             pid_of(int(args.target)),
             depth=args.depth,
             counters=not args.no_counters,
-            start=args.start,
+            start=args.start or 0,
             pages=args.pages or PIECE,
             progress=bar,
         )
@@ -240,7 +244,7 @@ def _is_pid(text: str) -> bool:
 
 def _target(args: argparse.Namespace) -> Snapshot:
     text: str = args.target
-    if args.start or args.pages:
+    if args.start is not None or args.pages:
         raise PmapsError("--start and --pages are for --stream")
     if _is_pid(text):
         from .capture import pid_of, snapshot

@@ -121,7 +121,9 @@ class Counted:
         """One metric by name; ValueError for a name that is none."""
         if name == "size":
             size = sum(w.end - w.start for w in self.windows)
-            return self._count(Interval(size, size), name)
+            if self._columns.depth is Depth.TOTALS:
+                size = 0  # [rollup] goes from the first mapping to the last, over all gaps
+            return self._count(Interval(size, size), name, paged=True)
         if name == "uss":
             total = self.metric("private_clean") + self.metric("private_dirty")
             lo, hi = total.bytes.bounds
@@ -132,7 +134,7 @@ class Counted:
         if name not in METRICS:
             raise ValueError(f"{name!r} is no metric; metrics are {', '.join(METRICS)}")
         counted = self._from_counters(name) if self._whole else None
-        return self._count(counted or self._from_pages(name), name)
+        return self._count(counted or self._from_pages(name), name, paged=counted is None)
 
     def count(self, fact: Fact, name: str | None = None) -> Count:
         """How many pages have a fact; swapped-out ones too, where it can hold for them."""
@@ -288,10 +290,14 @@ class Counted:
 
     def _in_pages(self, pages: Interval, name: str, fact: Fact) -> Count:
         size = self.page_size
-        return self._count(Interval(pages.lo * size, pages.hi * size), name, fact)
+        return self._count(Interval(pages.lo * size, pages.hi * size), name, fact, paged=True)
 
-    def _count(self, value: Interval, name: str, fact: Fact | None = None) -> Count:
+    def _count(
+        self, value: Interval, name: str, fact: Fact | None = None, *, paged: bool = False
+    ) -> Count:
+        """``paged``: not from counters, of which alone totals consist."""
         open_end = bool(self.windows) and not self._columns.complete
+        open_end |= paged and self._columns.depth is Depth.TOTALS
         return Count(
             value.lo,
             None if open_end else value.hi,

@@ -512,6 +512,12 @@ class Snapshot(Counted):
 
 def diff(later: Snapshot, earlier: Snapshot) -> Delta:
     """What differs between two snapshots, of whatever processes: ``later`` against ``earlier``."""
+    totals = [snapshot.depth is Depth.TOTALS for snapshot in (later, earlier)]
+    if later.partial != earlier.partial or totals[0] != totals[1]:
+        raise ValueError(
+            "one of the snapshots does not list all mappings: compare what both hold, "
+            'later["libfoo"] - earlier["libfoo"]'
+        )
 
     def pick(selector: object) -> tuple[Counted, Counted]:
         sides = [_or_none(s, selector) for s in (later, earlier)]

@@ -46,7 +46,7 @@ def stream(
     deep = depth_of(depth)
     if deep < Depth.PAGES:
         raise ValueError(f"a stream is of pages: depth is 'pages' or 'full', not {depth!r}")
-    if pages < 1 or not 0 <= start < 1 << 64:
+    if not 1 <= pages < 1 << 63 or not 0 <= start < 1 << 64:
         raise ValueError("a stream begins at an address, and its pieces have a page at least")
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"{unknown[0]!r} is no metric; metrics are {', '.join(METRICS)}")
@@ -65,6 +65,7 @@ class Stream:
 
     Each is of other addresses and of another moment, with a verdict of its own; all are of one
     program: a process that exits or replaces its program (exec) ends the stream with ProcessGone.
+    It is walked once: every loop over it goes on where the last one was.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class Stream:
     def metric(self, name: str) -> Count:
         """What was counted up to now; without an upper end while the stream is not complete.
 
-        KeyError for a metric that was not asked for.
+        ValueError for a metric that was not asked for.
         """
+        if name not in self._sums:
+            raise ValueError(f"{name!r} was not added up: stream(..., metrics=({name!r},))")
         total = self._sums[name]
         return Count(
             total.lo,

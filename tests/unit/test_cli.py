@@ -211,7 +211,8 @@ def test_snapshot_and_show_agree(capsys: Capture, pid: int):
     [
         (["--stream", "--json"], "--stream prints the whole map of a running process"),
         (["--stream", "--stop"], "--stream prints the whole map of a running process"),
-        (["--start", "1000"], "--start and --pages are for --stream"),
+        (["--start", "0"], "--start and --pages are for --stream"),
+        (["--stream", "--depth", "mappings"], "--stream is of pages"),
         (["--pages", "10"], "--start and --pages are for --stream"),
     ],
 )
@@ -224,7 +225,16 @@ def test_options_that_do_not_go_together(capsys: Capture, pid: int, options: lis
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("options", [["--start", "zz"], ["--pages", "0"], ["--depth", "deep"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--start", "zz"],
+        ["--start", "f" * 17],
+        ["--pages", "0"],
+        ["--pages", "9" * 20],
+        ["--depth", "deep"],
+    ],
+)
 def test_values_that_make_no_sense(capsys: Capture, pid: int, options: list[str]):
     """Argparse names the option and the value."""
     with pytest.raises(SystemExit) as ended:
