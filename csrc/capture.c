@@ -55,7 +55,7 @@ bool pm__wants_counters(const struct pm__capture *c)
     return q->depth == PM_TOTALS || (q->depth != PM_PAGES && q->counters);
 }
 
-static uint64_t monotonic_ns(void)
+uint64_t pm__monotonic_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -71,12 +71,12 @@ int pm__tick(struct pm__capture *c, uint64_t pages)
     c->done += pages;
     if (!c->request->tick || c->stopped)
         return 0;
-    uint64_t now = monotonic_ns();
+    uint64_t now = pm__monotonic_ns();
     if (now - c->ticked_ns < TICK_NS)
         return 0;
     uint64_t done = c->done < c->total ? c->done : c->total;
     int rc = c->request->tick(c->request->tick_arg, done, c->total);
-    c->ticked_ns = monotonic_ns();
+    c->ticked_ns = pm__monotonic_ns();
     return rc ? -ECANCELED : 0;
 }
 
@@ -339,7 +339,7 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
         .request = request,
         .room =
             {.mappings = MAPPINGS, .pages = 0, .strings = STRINGS, .objects = 256, .parts = 2048},
-        .ticked_ns = monotonic_ns(),
+        .ticked_ns = pm__monotonic_ns(),
     };
     *out = NULL;
     clear(&c);

@@ -41,7 +41,7 @@ struct piece {
 
 typedef void piece_fn(void *arg, const pm_mapping *m, struct piece piece);
 
-static size_t first_range_at(const pm_columns *c, const pm_mapping *m, uint64_t page)
+size_t pm__first_range_at(const pm_columns *c, const pm_mapping *m, uint64_t page)
 {
     size_t lo = m->first_range, n = m->n_ranges;
     while (n) {
@@ -61,7 +61,7 @@ static void each_piece(const pm_columns *c, const pm_mapping *m, uint64_t from, 
                        piece_fn *fn, void *arg)
 {
     size_t stop = (size_t)m->first_range + m->n_ranges;
-    for (size_t r = first_range_at(c, m, from); r < stop && c->page[r] < to; r++) {
+    for (size_t r = pm__first_range_at(c, m, from); r < stop && c->page[r] < to; r++) {
         uint64_t lo = c->page[r] > from ? c->page[r] : from;
         uint64_t end = c->page[r] + c->count[r];
         uint64_t hi = end < to ? end : to;
@@ -75,7 +75,7 @@ static struct state state_of(const pm_columns *c, size_t range)
 }
 
 /* Pages that came and went while they were captured have no range: any count may miss them. */
-static uint64_t unlisted(const pm_columns *c, const pm_mapping *m)
+uint64_t pm__unlisted(const pm_columns *c, const pm_mapping *m)
 {
     uint64_t listed = 0;
     for (size_t r = m->first_range; m->raced_pages && r < (size_t)m->first_range + m->n_ranges; r++)
@@ -175,7 +175,7 @@ static void count_window(struct counter *k, const pm_window *w)
     each_piece(k->c, m, w->start / ps, w->end / ps, count_piece, k);
     if (m->kind == PM_KIND_HUGETLB)
         widen(k, hugetlb_facts, hugetlb_pages(k->c, m, ps, pages));
-    uint64_t missed = k->has_pages ? unlisted(k->c, m) : pages;
+    uint64_t missed = k->has_pages ? pm__unlisted(k->c, m) : pages;
     widen(k, PM__PUBLIC, missed < pages ? missed : pages);
     for (int x = PM_M_PRIVATE_CLEAN; x <= PM_M_PSS; x++)
         k->out[x].hi += (missed < pages ? missed : pages) * (x == PM_M_PSS ? ps : 1);
@@ -253,7 +253,7 @@ static bool same_memory(const pm_mapping *a, const pm_mapping *b)
 /* Where nothing is listed nothing was there, unless listing it was impossible. */
 static struct state state_of_gap(const pm_columns *c, const pm_mapping *m)
 {
-    return m->kind == PM_KIND_HUGETLB || unlisted(c, m) ? unseen : nothing_there;
+    return m->kind == PM_KIND_HUGETLB || pm__unlisted(c, m) ? unseen : nothing_there;
 }
 
 /* Reports [page, page + count) against the ranges of one earlier mapping of the same memory. */
@@ -263,7 +263,7 @@ static void against_mapping(const struct comparison *k, const pm_mapping *m, uin
     const pm_columns *c = k->before;
     size_t stop = (size_t)m->first_range + m->n_ranges;
     struct state gap = k->before_has_pages ? state_of_gap(c, m) : unseen;
-    for (size_t r = first_range_at(c, m, page); page < end; r++) {
+    for (size_t r = pm__first_range_at(c, m, page); page < end; r++) {
         uint64_t from = r < stop && c->page[r] < end ? c->page[r] : end;
         if (from > page)
             k->fn(k->arg, page, from - page, now, gap);
@@ -348,7 +348,7 @@ int pm_new(const pm_snapshot *later, const pm_snapshot *earlier, const pm_window
     for (size_t i = 0; rc == 0 && i < n; i++) {
         const pm_mapping *m = &later->columns.mappings[w[i].mapping];
         uint64_t pages = (w[i].end - w[i].start) / later->header.page_size;
-        uint64_t missed = has_pages(later) ? unlisted(&later->columns, m) : pages;
+        uint64_t missed = has_pages(later) ? pm__unlisted(&later->columns, m) : pages;
         uint64_t huge = m->kind == PM_KIND_HUGETLB
                             ? hugetlb_pages(&later->columns, m, later->header.page_size, pages)
                             : 0;
@@ -427,7 +427,7 @@ static struct state at_page(const pm_snapshot *s, uint64_t page, const pm_mappin
     *m = &c->mappings[i];
     if (!has_pages(s))
         return unseen;
-    size_t r = first_range_at(c, *m, page);
+    size_t r = pm__first_range_at(c, *m, page);
     if (r == (size_t)(*m)->first_range + (*m)->n_ranges || c->page[r] > page)
         return state_of_gap(c, *m);
     return state_of(c, r);
@@ -510,7 +510,7 @@ int pm_common(const pm_snapshot *a, const pm_window *w, size_t n, const pm_snaps
         each_piece(&a->columns, &a->columns.mappings[w[i].mapping], w[i].start / ps, w[i].end / ps,
                    pair_piece, &k);
         const pm_mapping *m = &a->columns.mappings[w[i].mapping];
-        k.out.hi += has_pages(a) ? unlisted(&a->columns, m) : (w[i].end - w[i].start) / ps;
+        k.out.hi += has_pages(a) ? pm__unlisted(&a->columns, m) : (w[i].end - w[i].start) / ps;
         if (m->kind == PM_KIND_HUGETLB)
             k.out.hi += hugetlb_pages(&a->columns, m, ps, (w[i].end - w[i].start) / ps);
     }

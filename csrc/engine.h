@@ -198,6 +198,7 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
                      pm_error *err);
 int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *detail);
 int pm__tick(struct pm__capture *c, uint64_t pages);
+uint64_t pm__monotonic_ns(void);
 bool pm__wants_counters(const struct pm__capture *c);
 bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
@@ -247,6 +248,10 @@ bool pm__dec(const char **p, const char *end, uint64_t *out);
 
 /* ---- probe.c: the once-probed host features; a capture asks c->features -------- */
 const struct pm__features *pm__features(void);
+
+/* ---- count.c: what union.c counts by too ------------------------------------ */
+size_t pm__first_range_at(const pm_columns *c, const pm_mapping *m, uint64_t page);
+uint64_t pm__unlisted(const pm_columns *c, const pm_mapping *m);
 
 /* ---- the snapshot block ---------------------------------------------------- */
 struct pm_snapshot {

@@ -14,16 +14,8 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define PATIENCE_MS 10000 /* the tracer itself gives up much earlier, and says why */
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static int receive(int fd, void *buf, size_t n)
 {
@@ -77,7 +69,7 @@ int pm__stop(struct pm__capture *c)
     int fd = c->request->stopper;
     if (fd < 0)
         return 0;
-    c->stopped_at = monotonic_ns();
+    c->stopped_at = pm__monotonic_ns();
     int rc = ask(fd, 's');
     if (rc == -ESRCH)
         return pm__fail(c, PM_E_GONE, PM_AT_STOP, "");
@@ -97,5 +89,5 @@ void pm__resume(struct pm__capture *c)
         return;
     c->stopped = false;
     int rc = ask(c->request->stopper, 'c');
-    c->header.stopped_ns = rc < 0 ? 0 : c->header.stopped_ns + monotonic_ns() - c->stopped_at;
+    c->header.stopped_ns = rc < 0 ? 0 : c->header.stopped_ns + pm__monotonic_ns() - c->stopped_at;
 }

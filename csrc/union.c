@@ -416,31 +416,6 @@ static void count_run(struct walk *k, struct state s, uint64_t page, uint64_t co
     }
 }
 
-static size_t first_range_at(const pm_columns *c, const pm_mapping *m, uint64_t page)
-{
-    size_t lo = m->first_range, n = m->n_ranges;
-    while (n) {
-        size_t half = n / 2;
-        if (c->page[lo + half] + c->count[lo + half] <= page) {
-            lo += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return lo;
-}
-
-/* Pages that came and went while they were captured have no range. */
-static uint64_t unlisted(const pm_columns *c, const pm_mapping *m)
-{
-    uint64_t listed = 0;
-    for (size_t r = m->first_range; m->raced_pages && r < (size_t)m->first_range + m->n_ranges; r++)
-        if (c->set[r] & c->known[r] & PM_BIT(PM_RACED))
-            listed += c->count[r];
-    return m->raced_pages > listed ? m->raced_pages - listed : 0;
-}
-
 static void count_window(struct walk *k, pm_window window)
 {
     const pm_columns *c = &k->who->snapshot->columns;
@@ -450,12 +425,13 @@ static void count_window(struct walk *k, pm_window window)
     enum identity by = identity_of(k->m, c->strings + k->m->name);
     k->object = by == NAMELESS ? 0 : object_of(k->w, k->who, k->m, by);
     size_t stop = (size_t)k->m->first_range + k->m->n_ranges;
-    for (size_t r = first_range_at(c, k->m, from); r < stop && c->page[r] < to; r++) {
+    for (size_t r = pm__first_range_at(c, k->m, from); r < stop && c->page[r] < to; r++) {
         uint64_t lo = c->page[r] > from ? c->page[r] : from;
         uint64_t end = c->page[r] + c->count[r], hi = end < to ? end : to;
         count_run(k, (struct state){c->set[r], c->known[r]}, lo, hi - lo);
     }
-    uint64_t missed = unlisted(c, k->m);
+    bool looked = k->who->snapshot->header.depth >= PM_PAGES;
+    uint64_t missed = looked ? pm__unlisted(c, k->m) : to - from;
     k->w->plain.hi += missed < to - from ? missed : to - from;
 }
 

@@ -309,6 +309,7 @@ class Snapshot(Counted):
         )
         wrong = any(t & bit for t in troubles for bit in _UNRECONCILED)
         counters = all("rss" in m.after for m in c.mappings) and bool(c.mappings)
+        counters &= c.depth >= Depth.PAGES  # else there are no pages to hold against them
         reasons += self._limits(counters)
         return Verdict(
             complete=c.complete,

@@ -118,6 +118,8 @@ def test_mappings_have_counters_and_no_pages():
     assert [m.counters["rss"] for m in some.mappings] == [m.counters["rss"] for m in whole.mappings]
     assert list(some.ranges()) == []
     assert not some.verdict.raced
+    assert some.verdict.reconciled is None  # nothing was held against anything
+    assert not some.verdict
     library = some["libc"]
     assert library.dirty.bytes.bounds == (0, library.size.bytes.bounds[0])
     with pytest.raises(Undetermined, match="no deeper than mappings"):
