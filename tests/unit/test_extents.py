@@ -280,12 +280,21 @@ def test_what_was_not_captured_proves_nothing():
     with pytest.raises(NoSuchMapping, match=r"0x12000-0x13000 not mapped .*, or not captured: o"):
         some.of((16 * PAGE, 3 * PAGE))
     with pytest.raises(NoSuchMapping, match="or not captured"):
-        diff(snap((16, "rrr")), some).of((16 * PAGE, 3 * PAGE))
+        diff(snap((16, "rrr"), partial=True), some).of((16 * PAGE, 3 * PAGE))
     totals = snap((16, "...."), depth=Depth.TOTALS)
     with pytest.raises(NoSuchMapping, match=r"not mapped in this snapshot: .* totals alone"):
         totals.of((16 * PAGE, 3 * PAGE))
     with pytest.raises(NoSuchMapping, match="totals alone"):
-        diff(snap((16, "rrr")), totals).of((16 * PAGE, 3 * PAGE))
+        diff(totals, totals).of((16 * PAGE, 3 * PAGE))
+
+
+@pytest.mark.parametrize("less", [{"partial": True}, {"depth": Depth.TOTALS}])
+def test_snapshots_of_different_reach_are_not_compared(less):
+    """The difference would be what was not looked at."""
+    whole, some = snap((16, "rr")), snap((16, "rr"), **less)
+    for sides in (whole, some), (some, whole):
+        with pytest.raises(ValueError, match="does not list all mappings: compare what both hold"):
+            diff(*sides)
 
 
 def test_edges_are_include_or_exclude():
