@@ -443,6 +443,6 @@ int pm_record(const pm_request *request, int32_t fd, const char *writer, pm_snap
 {
     int file = fd;
     const struct pm__sink sink = {.write = write_fd, .clear = clear_fd, .ctx = &file};
-    pm__features(); /* as pm_capture() does */
+    pm__find_out(request);
     return pm__record_with(&pm__kernel, request, writer, &sink, out, err);
 }

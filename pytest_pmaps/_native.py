@@ -87,6 +87,7 @@ class Request:
 
     ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
     ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
+    ``young`` asks for Y of each page, where page tables can be read.
     """
 
     pid: int = 0
@@ -95,6 +96,7 @@ class Request:
     extents: tuple[tuple[int, int], ...] = ()
     max_pages: int = 0
     stopper: int = -1
+    young: bool = False
     tick: Tick | None = None
 
 
@@ -314,6 +316,7 @@ def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
     asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
     asked.extents, asked.n_extents = extents, len(request.extents)
     asked.max_pages, asked.stopper = request.max_pages, request.stopper
+    asked.young = request.young
     handle = ffi.new_handle(ticker)
     if ticker:
         asked.tick, asked.tick_arg = lib.pm_python_tick, handle
@@ -486,6 +489,11 @@ class Columns:
     def missed_pages(self) -> int:
         """Pages that were missed, or met twice, as memory moved; by the kernel's total."""
         return int(self._header.missed_pages)
+
+    @property
+    def pte_disagreed(self) -> int:
+        """Present pages whose page table entry did not agree with pagemap: Y and P are unknown."""
+        return int(self._header.pte_disagreed)
 
     @property
     def faults(self) -> int:
@@ -708,6 +716,7 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            pte_disagreed=self.pte_disagreed,
             faults=self.faults,
             depth=self.depth,
             partial=self.partial,
@@ -854,6 +863,7 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "pte_disagreed": p.pte_disagreed,
                 "faults": p.faults,
                 "depth": p.depth,
                 "partial": p.partial,
