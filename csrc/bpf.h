@@ -10,8 +10,25 @@
 #include "pte.h"
 
 /* ---- btf.c ------------------------------------------------------------------------------ */
-/* Bytes from the beginning of `struct type` to its member; -ENOENT: it does not say. */
-int64_t pm__btf_offset(const void *data, size_t len, const char *type, const char *member);
+/* Where the description is read: n bytes at an offset, fewer at its end. */
+#define PM__BTF_WINDOW ((size_t)64 * 1024)
+
+struct pm__btf {
+    ssize_t (*read)(void *ctx, void *buf, size_t n, uint64_t offset);
+    void *ctx;
+    char *window; /* PM__BTF_WINDOW bytes */
+};
+
+#define PM__BTF_QUERIES 16
+#define PM__BTF_NAME 64 /* bytes of a name that is asked for, its end among them */
+
+struct pm__btf_query {
+    const char *type, *member;
+    int64_t offset; /* out: bytes from the beginning of `struct type`; -ENOENT: it does not say */
+};
+
+/* 0, or -ENOENT where one of them is not there. */
+int pm__btf_find(const struct pm__btf *btf, struct pm__btf_query *queries, size_t n);
 
 /* ---- bpf.c: each returns a value >= 0 or -errno -------------------------------------------- */
 /* An array of one value that can be mapped. */

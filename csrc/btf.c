@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * btf.c - where a member lies in a kernel type, by the kernel's own description of its types
+ * btf.c - where members lie in kernel types, by the kernel's own description of its types
  * (/sys/kernel/btf/vmlinux; Documentation/bpf/btf.rst).
  *
- * Reads bytes, believes none of them: whatever they hold, the answer is an offset that they
- * name, or -ENOENT.
+ * It is megabytes long, and read through a small window: reading all of it would show in the
+ * peak of the process under test.  First the strings, for where the names that are asked for
+ * lie; then the types, once, and once more for each level of unnamed structures.
+ *
+ * It believes none of the bytes: whatever they hold, an answer is an offset that they name, or
+ * -ENOENT.
  */
 #include "bpf.h"
 
@@ -12,7 +16,8 @@
 #include <string.h>
 
 #define MAGIC 0xeb9f
-#define MAX_DEPTH 8 /* of unnamed structures in structures */
+#define MAX_LEVELS 4   /* of unnamed structures in structures */
+#define MAX_UNNAMED 64 /* of them, in the types that are asked for */
 
 enum kind { INT = 1, ARRAY = 3, STRUCT = 4, UNION = 5, ENUM = 6, FUNC_PROTO = 13, VAR = 14 };
 enum { DATASEC = 15, DECL_TAG = 17, ENUM64 = 19 };
@@ -31,28 +36,78 @@ struct member {
     uint32_t name, type, offset;
 };
 
-/* The sections of one description. */
-struct btf {
-    const char *types, *strings;
-    size_t types_len, strings_len;
+/* An unnamed structure in a type that is asked for. */
+struct unnamed {
+    uint32_t id;
+    size_t query;
+    int64_t bits; /* from the beginning of that type */
 };
 
-static bool open_btf(struct btf *b, const char *data, size_t len)
+struct walk {
+    const struct pm__btf *btf;
+    uint64_t types, types_end, strings, strings_end;
+    uint64_t held, held_end; /* what of it the window holds */
+    struct pm__btf_query *queries;
+    size_t n;
+    uint32_t type_name[PM__BTF_QUERIES], member_name[PM__BTF_QUERIES]; /* 0: not there */
+    struct unnamed unnamed[MAX_UNNAMED];
+    size_t n_unnamed;
+    bool initial[256]; /* characters that names begin with: of most strings no more is looked at */
+};
+
+/* n bytes from `at` on, n at most half a window; NULL: it ends before. */
+static const char *look(struct walk *w, uint64_t at, size_t n)
+{
+    const struct pm__btf *b = w->btf;
+    if (at < w->held || at + n > w->held_end) {
+        ssize_t got = b->read(b->ctx, b->window, PM__BTF_WINDOW, at);
+        w->held = at;
+        w->held_end = at + (got > 0 ? (uint64_t)got : 0);
+    }
+    return at + n <= w->held_end ? b->window + (at - w->held) : NULL;
+}
+
+static bool open_btf(struct walk *w)
 {
     struct head h;
-    if (len < sizeof h)
+    const char *p = look(w, 0, sizeof h);
+    if (!p)
         return false;
-    memcpy(&h, data, sizeof h);
-    if (h.magic != MAGIC || h.size < sizeof h || h.size > len)
-        return false;
-    size_t left = len - h.size;
-    if (h.types > left || h.types_len > left - h.types || h.strings > left ||
-        h.strings_len > left - h.strings)
-        return false;
-    *b = (struct btf){data + h.size + h.types, data + h.size + h.strings, h.types_len,
-                      h.strings_len};
-    return true;
+    memcpy(&h, p, sizeof h);
+    w->types = (uint64_t)h.size + h.types;
+    w->types_end = w->types + h.types_len;
+    w->strings = (uint64_t)h.size + h.strings;
+    w->strings_end = w->strings + h.strings_len;
+    return h.magic == MAGIC && h.size >= sizeof h;
 }
+
+/* ---- strings --------------------------------------------------------------------------- */
+
+static void note_string(struct walk *w, const char *s, uint32_t at)
+{
+    for (size_t i = 0; i < w->n; i++) {
+        if (strcmp(s, w->queries[i].type) == 0)
+            w->type_name[i] = at;
+        if (strcmp(s, w->queries[i].member) == 0)
+            w->member_name[i] = at;
+    }
+}
+
+static void find_names(struct walk *w)
+{
+    for (uint64_t at = w->strings; at < w->strings_end;) {
+        uint64_t left = w->strings_end - at;
+        size_t n = left < PM__BTF_NAME ? (size_t)left : PM__BTF_NAME;
+        const char *s = look(w, at, n), *end = s ? memchr(s, '\0', n) : NULL;
+        if (!s)
+            return;
+        if (end && w->initial[(unsigned char)*s])
+            note_string(w, s, (uint32_t)(at - w->strings));
+        at += end ? (uint64_t)(end - s) + 1 : n; /* a longer name is none of ours */
+    }
+}
+
+/* ---- types ----------------------------------------------------------------------------- */
 
 static unsigned kind_of(const struct type *t)
 {
@@ -65,9 +120,9 @@ static uint32_t count_of(const struct type *t)
 }
 
 /* Bytes behind the head of a type. */
-static size_t tail_of(const struct type *t)
+static uint64_t tail_of(const struct type *t)
 {
-    size_t n = count_of(t);
+    uint64_t n = count_of(t);
     switch (kind_of(t)) {
     case INT:
     case VAR:
@@ -88,74 +143,78 @@ static size_t tail_of(const struct type *t)
     }
 }
 
-static bool is_named(const struct btf *b, uint32_t at, const char *name)
+static void answer(struct pm__btf_query *q, int64_t bits)
 {
-    size_t n = strlen(name) + 1;
-    return at <= b->strings_len && n <= b->strings_len - at &&
-           memcmp(b->strings + at, name, n) == 0;
+    if (q->offset < 0 && bits % 8 == 0)
+        q->offset = bits / 8;
 }
 
-/* The type behind `at`, and where the next one begins; false at the end. */
-static bool next_type(const struct btf *b, size_t *at, struct type *t)
-{
-    if (b->types_len - *at < sizeof *t)
-        return false;
-    memcpy(t, b->types + *at, sizeof *t);
-    size_t size = sizeof *t + tail_of(t);
-    if (size > b->types_len - *at)
-        return false;
-    *at += size;
-    return true;
-}
-
-static bool holds_members(const struct type *t)
-{
-    return kind_of(t) == STRUCT || kind_of(t) == UNION;
-}
-
-/* The members of type number `id`, if it has any. */
-static const char *members_of(const struct btf *b, uint32_t id, struct type *t)
-{
-    size_t at = 0;
-    for (uint32_t i = 1; i <= id; i++)
-        if (!next_type(b, &at, t))
-            return NULL;
-    return id && holds_members(t) ? b->types + at - tail_of(t) : NULL;
-}
-
-/* Bits from the beginning of the type, or -ENOENT. */
-static int64_t find_member(const struct btf *b, const struct type *t, const char *members,
-                           const char *name, int depth)
+/* The members of the type at `at`, for one query that begins `bits` before. */
+static void look_through(struct walk *w, uint64_t at, const struct type *t, size_t query,
+                         int64_t bits)
 {
     bool has_bitfields = t->info >> 31;
     for (uint32_t i = 0; i < count_of(t); i++) {
         struct member m;
-        memcpy(&m, members + i * sizeof m, sizeof m);
-        int64_t bits = has_bitfields ? m.offset & 0xffffff : m.offset;
-        if (m.name && is_named(b, m.name, name))
-            return has_bitfields && m.offset >> 24 ? -ENOENT : bits;
-        struct type inner;
-        const char *below = m.name || depth == 0 ? NULL : members_of(b, m.type, &inner);
-        int64_t more = below ? find_member(b, &inner, below, name, depth - 1) : -ENOENT;
-        if (more >= 0)
-            return bits + more;
+        const char *p = look(w, at + sizeof *t + i * sizeof m, sizeof m);
+        if (!p)
+            return;
+        memcpy(&m, p, sizeof m);
+        int64_t here = bits + (has_bitfields ? m.offset & 0xffffff : m.offset);
+        bool bitfield = has_bitfields && m.offset >> 24;
+        if (m.name && m.name == w->member_name[query] && !bitfield)
+            answer(&w->queries[query], here);
+        else if (!m.name && w->n_unnamed < MAX_UNNAMED)
+            w->unnamed[w->n_unnamed++] = (struct unnamed){m.type, query, here};
     }
-    return -ENOENT;
 }
 
-int64_t pm__btf_offset(const void *data, size_t len, const char *type, const char *member)
+static void look_at_type(struct walk *w, uint64_t at, const struct type *t, uint32_t id,
+                         size_t from, size_t to)
 {
-    struct btf b;
+    if (kind_of(t) != STRUCT && kind_of(t) != UNION)
+        return;
+    for (size_t i = from; i < to; i++)
+        if (w->unnamed[i].id == id)
+            look_through(w, at, t, w->unnamed[i].query, w->unnamed[i].bits);
+    for (size_t i = 0; to == 0 && i < w->n; i++)
+        if (t->name && t->name == w->type_name[i] && kind_of(t) == STRUCT)
+            look_through(w, at, t, i, 0);
+}
+
+/* All types, for those that are asked for, or for the unnamed ones [from, to). */
+static void walk_types(struct walk *w, size_t from, size_t to)
+{
     struct type t;
-    size_t at = 0;
-    if (!open_btf(&b, data, len))
-        return -ENOENT;
-    while (next_type(&b, &at, &t)) {
-        if (kind_of(&t) != STRUCT || !is_named(&b, t.name, type))
-            continue;
-        int64_t bits = find_member(&b, &t, b.types + at - tail_of(&t), member, MAX_DEPTH);
-        if (bits >= 0 && bits % 8 == 0)
-            return bits / 8;
+    uint32_t id = 1;
+    for (uint64_t at = w->types; at + sizeof t <= w->types_end; at += sizeof t + tail_of(&t)) {
+        const char *p = look(w, at, sizeof t);
+        if (!p)
+            return;
+        memcpy(&t, p, sizeof t);
+        look_at_type(w, at, &t, id++, from, to);
     }
-    return -ENOENT;
+}
+
+int pm__btf_find(const struct pm__btf *btf, struct pm__btf_query *queries, size_t n)
+{
+    struct walk w = {.btf = btf, .queries = queries, .n = n};
+    for (size_t i = 0; i < n; i++) {
+        queries[i].offset = -ENOENT;
+        w.initial[(unsigned char)*queries[i].type] = true;
+        w.initial[(unsigned char)*queries[i].member] = true;
+    }
+    if (n > PM__BTF_QUERIES || !open_btf(&w))
+        return -ENOENT;
+    find_names(&w);
+    walk_types(&w, 0, 0);
+    for (size_t from = 0, level = 0; from < w.n_unnamed && level < MAX_LEVELS; level++) {
+        size_t to = w.n_unnamed;
+        walk_types(&w, from, to);
+        from = to;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (queries[i].offset < 0)
+            return -ENOENT;
+    return 0;
 }

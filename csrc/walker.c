@@ -89,58 +89,41 @@ static int find_owner(uint64_t *owner)
     return -rc;
 }
 
-static const struct {
-    enum pm__constant constant;
-    const char *type, *member;
-} members[] = {
-    {PM__TASK_FILES, "task_struct", "files"},
-    {PM__FILES_FDT, "files_struct", "fdt"},
-    {PM__FDT_FD, "fdtable", "fd"},
-    {PM__FDT_MAX, "fdtable", "max_fds"},
-    {PM__FILE_OP, "file", "f_op"},
-    {PM__FILE_PRIVATE, "file", "private_data"},
-    {PM__MM_PGD, "mm_struct", "pgd"},
-};
+static ssize_t read_btf(void *ctx, void *buf, size_t n, uint64_t offset)
+{
+    return pm__pread_full(&pm__kernel, *(const int *)ctx, buf, n, offset);
+}
 
-#define BTF_STEP ((size_t)1 << 20)
-
-/* All of /sys/kernel/btf/vmlinux, in a block; NULL: there is none. */
-static char *read_btf(size_t *len)
+static int ask_btf(struct pm__btf_query *queries, size_t n)
 {
     const struct pm__io *io = &pm__kernel;
-    size_t cap = 8 * BTF_STEP;
-    char *data = NULL;
     int fd = io->open(io->ctx, AT_FDCWD, "/sys/kernel/btf/vmlinux", O_RDONLY);
-    for (ssize_t got = fd < 0 ? 0 : (ssize_t)cap; got == (ssize_t)cap; cap *= 2) {
-        pm__block_free(data);
-        data = pm__block_new(cap);
-        got = data ? pm__pread_full(io, fd, data, cap, 0) : 0;
-        *len = got > 0 ? (size_t)got : 0;
-    }
-    if (fd >= 0)
-        io->close(io->ctx, fd);
-    return data;
+    if (fd < 0)
+        return PM_PTE_NO_BTF;
+    struct pm__btf btf = {read_btf, &fd, pm__block_new(PM__BTF_WINDOW)};
+    int rc = btf.window ? pm__btf_find(&btf, queries, n) : -ENOMEM;
+    pm__block_free(btf.window);
+    io->close(io->ctx, fd);
+    return rc == -ENOENT ? PM_PTE_NO_BTF : -rc;
 }
+
+static const enum pm__constant of_members[] = {PM__TASK_FILES, PM__FILES_FDT, PM__FDT_FD,
+                                               PM__FDT_MAX,    PM__FILE_OP,   PM__FILE_PRIVATE,
+                                               PM__MM_PGD};
 
 /* Of one kernel they are always the same: looked up once, for forked children too. */
 static int find_offsets(uint64_t constants[])
 {
-    static uint64_t offsets[LENGTH(members)];
+    static struct pm__btf_query members[LENGTH(of_members)] = {
+        {"task_struct", "files", -1}, {"files_struct", "fdt", -1}, {"fdtable", "fd", -1},
+        {"fdtable", "max_fds", -1},   {"file", "f_op", -1},        {"file", "private_data", -1},
+        {"mm_struct", "pgd", -1}};
     static bool known;
-    size_t len = 0;
-    char *btf = known ? NULL : read_btf(&len);
-    if (!known && !btf)
-        return PM_PTE_NO_BTF;
-    bool all = true;
-    for (size_t i = 0; i < LENGTH(members); i++) {
-        int64_t at = known ? (int64_t)offsets[i]
-                           : pm__btf_offset(btf, len, members[i].type, members[i].member);
-        all = all && at >= 0;
-        offsets[i] = constants[members[i].constant] = (uint64_t)at;
-    }
-    known = all;
-    pm__block_free(btf);
-    return all ? 0 : PM_PTE_NO_BTF;
+    int rc = known ? 0 : ask_btf(members, LENGTH(members));
+    for (size_t i = 0; i < LENGTH(members); i++)
+        constants[of_members[i]] = (uint64_t)members[i].offset;
+    known = rc == 0;
+    return rc;
 }
 
 /* Bits of an entry that are the address.  AMD's memory encryption takes one of them. */
