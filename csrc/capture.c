@@ -207,13 +207,14 @@ static int read_after(struct pm__capture *c)
     return rc < 0 ? rc : pm__target_faults(c);
 }
 
-/* Counters, pages, pages again, counters again. */
+/* Counters, pages, pages again, counters again.  P before D: writeback moves the one to the
+ * other, and in this order it is not in between that both are looked at. */
 static int sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
-        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 ||
-        (rc = pm__pte_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__pte_read(c)) < 0 ||
+        (rc = pm__kpage_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
         (rc = pm__pagemap_verify(c)) < 0)
         return rc;
     return read_after(c);
