@@ -86,7 +86,7 @@ static int find_owner(uint64_t *owner)
     int rc = pm__bpf_run(fd, no_args, LENGTH(no_args), &answer);
     close(fd);
     *owner = answer;
-    return -rc;
+    return rc < 0 ? PM_PTE_NO_HELPER : 0; /* before 5.10 programs of this kind could not be run */
 }
 
 static ssize_t read_btf(void *ctx, void *buf, size_t n, uint64_t offset)
@@ -300,7 +300,7 @@ static int set_up(void)
     uint64_t constants[PM__N_CONSTANTS] = {0};
     int map = pm__bpf_map(sizeof *walker.reply);
     if (map < 0)
-        return -map;
+        return map == -EINVAL ? PM_PTE_NO_HELPER : -map; /* before 5.5 it could not be mapped */
     int pagemap = pm__kernel.open(pm__kernel.ctx, AT_FDCWD, "/proc/self/pagemap", O_RDONLY);
     int rc = pagemap < 0 ? -pagemap : load(pagemap, map, constants);
     explicit_bzero(constants, sizeof constants);

@@ -45,9 +45,7 @@ def record(
     """
     __tracebackhide__ = True
     pid = pid_of(target)
-    request = Request(
-        pid, depth_of(depth), counters, young=young, tick=progress or listener(pid)
-    )
+    request = Request(pid, depth_of(depth), counters, young=young, tick=progress or listener(pid))
     try:
         with replacing(path, _OWNER_ONLY) as file:
             captured = _captured(request, file.fileno(), stop)
