@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-AS_ROOT = (
+ROOT = (
     "tests/kernels/guest_tests",
     "tests/live/test_as_root.py",
+    "tests/live/test_honesty.py",
+    "tests/live/test_library.py",
+    "tests/live/test_names.py",
+    "tests/live/test_objects.py",
+    "tests/live/test_softdirty.py",
+    "tests/live/test_targets.py",
+    "tests/live/test_unprivileged.py",
 )
-AS_NOBODY = ("tests/kernels/guest_tests",)
+BPF = ("tests/kernels/guest_tests", "tests/live/test_library.py")
+"""Nobody with CAP_BPF and CAP_PERFMON, and no other."""
+NOBODY = (
+    "tests/kernels/guest_tests",
+    "tests/live/test_library.py",
+    "tests/live/test_names.py",
+    "tests/live/test_softdirty.py",
+)
 
 EXPECTED = {
     "6.1": ("softdirty", "pte"),
@@ -19,9 +33,5 @@ _OPTIONS = "-q -rs --durations=10 --color=no"
 
 def plan(instead: str = "") -> str:
     """The suite as ``guest/run`` reads it: a line a user and the arguments of pytest."""
-    if instead:
-        return f"root {_OPTIONS} {instead}\n"
-    return "".join(
-        f"{who} {_OPTIONS} {' '.join(files)}\n"
-        for who, files in (("root", AS_ROOT), ("nobody", AS_NOBODY))
-    )
+    parts = {"root": (instead,)} if instead else {"root": ROOT, "bpf": BPF, "nobody": NOBODY}
+    return "".join(f"{who} {_OPTIONS} {' '.join(files)}\n" for who, files in parts.items())
