@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +30,23 @@ def idle() -> Iterator[int]:
     pte = next(s for s in sources() if s.name == "pte")
     if not pte.works:
         pytest.skip(f"page tables cannot be read: {pte.reason}")
-    command = [sys.executable, "-c", "print(flush=True); import time; time.sleep(1000)"]
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(1000)"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
+        was = None
+        while was != (now := clock(process.pid)) or not now[0].endswith("S"):
+            was = now
+            time.sleep(0.02)
         yield process.pid
         process.kill()
+
+
+def clock(pid: int) -> tuple[str, list[str]]:
+    """Its state, and the faults and time that it has used."""
+    head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    fields = tail.split()
+    return head + fields[0], fields[7:15]
 
 
 def show(pid: int) -> str:
