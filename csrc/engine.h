@@ -41,7 +41,8 @@ struct pm__here {
     bool busy;           /* in and out: what pm__capture says of it */
 };
 
-/* Entries of a page table, or the one of a higher table that maps all of its pages, or none. */
+/* Entries of a page table from an address on, or the one of a higher table that maps all of its
+ * pages, or none. */
 #define PM__TABLE_MOST ((size_t)512)
 
 struct pm__table {
@@ -67,9 +68,9 @@ struct pm__io {
     int (*mapped)(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out);
     /* pm__is_ours, of the process that captures. */
     bool (*ours)(void *ctx, uint64_t start, uint64_t end, bool inherited);
-    /* The page table of an address, in the process of an open pagemap: -EAGAIN where it changed
-     * while it was read. */
-    int (*table)(void *ctx, int pagemap, uint64_t address, struct pm__table *out);
+    /* The page table of an address, in the process of an open pagemap: `most` entries at most,
+     * and to the end of the table.  -EAGAIN where it changed while it was read. */
+    int (*table)(void *ctx, int pagemap, uint64_t address, size_t most, struct pm__table *out);
     void *ctx;
     uint64_t table_pages; /* that one huge entry maps; 0: page size / 8, as of every machine */
 };

@@ -5,7 +5,7 @@
  * `--check` says whether they agree.  docs/security.md says what is asked of the kernel, and
  * why.
  *
- *   copy  the page table of one address, in the process of which a pagemap is open.  It runs
+ *   copy  entries of the page table of one address, in the process of which a pagemap is open.  It runs
  *         for as long as the engine captures.
  *   find  where the kernel maps physical memory, by looking for a secret of ours.  It runs
  *         once, and is closed before the other is loaded.
@@ -115,7 +115,7 @@ INLINE int is_stranger(void)
 
 SEC("prog/copy") long copy(u64 *ctx)
 {
-    u64 fd = ctx[0], address = ctx[1], functions = 0, again = 0;
+    u64 fd = ctx[0], address = ctx[1], n = ctx[2], functions = 0, again = 0;
     struct pm__reply *reply = (void *)CONSTANT(PM__REPLY);
     struct step s = {.base = CONSTANT(PM__BASE), .mask = CONSTANT(PM__MASK)};
     if (is_stranger())
@@ -132,7 +132,10 @@ SEC("prog/copy") long copy(u64 *ctx)
     reply->shift = s.shift;
     if (!is_table)
         return s.shift ? PM__ENTRY : PM__OUTSIDE;
-    if (probe_read_kernel(reply->table, sizeof reply->table, (const void *)below(&s)) ||
+    u64 first = address >> 12 & (PM__TABLE_ENTRIES - 1);
+    if (n > PM__TABLE_ENTRIES - first || n > PM__TABLE_ENTRIES)
+        return PM__OUTSIDE;
+    if (probe_read_kernel(reply->table, n * 8, (const void *)(below(&s) + first * 8)) ||
         get(&again, s.at) || ((again ^ s.entry) & (s.mask | PRESENT | LEAF)))
         return PM__MOVED;
     return PM__TABLE;

@@ -39,19 +39,33 @@ static uint32_t state_of(uint64_t told, bool young)
            (young && (told & PM__PTE_YOUNG) ? PM_BIT(PM_YOUNG) : 0);
 }
 
-/* The table of a page.  One that changes all the time is left out: it maps nothing for sure. */
-static int read_table(struct pm__capture *c, uint64_t vpn, struct pm__table *t)
+/* From a page to the last one that is there of its table. */
+static size_t wanted(const struct pm__pages *p, size_t page)
 {
+    uint64_t first = p->vpn[page], end = (first | (PM__TABLE_MOST - 1)) + 1;
+    size_t last = page;
+    while (last + 1 < p->n && p->vpn[last + 1] < end)
+        last++;
+    return (size_t)(p->vpn[last] - first) + 1;
+}
+
+/* One that changes all the time is left out: it maps nothing for sure. */
+static int read_table(struct pm__capture *c, size_t page, struct pm__table *t)
+{
+    uint64_t vpn = c->pages.vpn[page];
+    size_t most = wanted(&c->pages, page);
     int rc = -EAGAIN;
     for (int i = 0; rc == -EAGAIN && i < MAX_READS; i++)
-        rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, t);
+        rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, most, t);
     if (rc == -ESRCH)
         return pm__target_verify(c);
     if (rc >= 0) {
         c->header.sources |= 1u << PM_SRC_PTE;
     } else {
-        *t = (struct pm__table){
-            .first = vpn & ~(uint64_t)(PM__TABLE_MOST - 1), .pages = PM__TABLE_MOST, .n = 1};
+        t->first = vpn;
+        t->pages = most;
+        t->n = 1;
+        t->entry[0] = 0;
     }
     return 0;
 }
@@ -68,7 +82,7 @@ int pm__pte_read(struct pm__capture *c)
         if (!(p->entry[i] & PM_PE_PRESENT))
             continue;
         if (p->vpn[i] - t->first >= t->pages) {
-            int rc = read_table(c, p->vpn[i], t);
+            int rc = read_table(c, i, t);
             if (rc == 0)
                 rc = pm__tick(c, 0);
             if (rc < 0)
