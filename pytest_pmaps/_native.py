@@ -34,10 +34,12 @@ __all__ = [
     "Member",
     "NewRange",
     "NotStopped",
+    "NotWatched",
     "ObjectInfo",
     "Request",
     "Tick",
     "Window",
+    "WriteWatch",
     "buffer_span",
     "cpu_time",
     "migrated",
@@ -786,6 +788,72 @@ def migrated() -> int | None:
     """Pages that the kernel moved to other frames since boot; None where it does not say."""
     out = ffi.new("uint64_t *")
     return None if lib.pm_migrated(out) < 0 else int(out[0])
+
+
+# ---- what this process wrote
+
+
+class WriteWatch:
+    """A window over what this process writes; ``pm_written`` in pmaps.h.  It begins when made."""
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        require_engine()
+        _check_proc(0)
+        self._cell = ffi.gc(ffi.new("pm_written **"), _free_written)
+        self._errors = ffi.new("pm_error[2]")
+        given = ffi.new("pm_extent[]", list(extents))
+        code = lib.pm_written_begin(given, len(extents), self._cell, self._errors)
+        # Nothing is done behind this that writes more than a few objects: pages are watched.
+        if code < 0:
+            raise NotWatched(-code, *self.failures)
+
+    @property
+    def failures(self) -> tuple[tuple[int, str], tuple[int, str]]:
+        """Why userfaultfd, and why soft-dirty bits were not used: errno (0: nothing) and step."""
+        one, two = ((e.code, ffi.string(e.detail).decode()) for e in self._errors)
+        return one, two
+
+    @property
+    def soft_dirty(self) -> bool:
+        """Whether soft-dirty bits tell."""
+        return bool(lib.pm_written_method(self._cell[0]) == lib.PM_WRITTEN_SOFTDIRTY)
+
+    def end(self) -> int:
+        """Read what was written and let go; 0 or an errno."""
+        return -int(lib.pm_written_end(self._cell[0]))
+
+    def count(self, windows: Iterable[Window]) -> tuple[int, ...]:
+        """Pages of the windows by state, in the order of ``pm_written_state``."""
+        out = ffi.new("uint64_t[]", lib.PM_W_N_STATES)
+        for window in windows:
+            lib.pm_written_count(self._cell[0], window.start, window.end, out)
+        return tuple(out)
+
+    def regions(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Regions in ``[start, end)``, cut to it: start, end, state."""
+        at, n = ffi.new("pm_region **"), ffi.new("size_t *")
+        lib.pm_written_regions(self._cell[0], at, n)
+        first = bisect_right(range(n[0]), start, key=lambda i: at[0][i].end)
+        for i in range(first, n[0]):
+            r = at[0][i]
+            if r.start >= end:
+                return
+            yield max(start, r.start), min(end, r.end), r.state
+
+
+class NotWatched(PmapsError):
+    """No window could begin, with an errno and why each method failed; ``writing`` has words."""
+
+    def __init__(self, code: int, uffd: tuple[int, str], softdirty: tuple[int, str]) -> None:
+        super().__init__(f"not watched: {os.strerror(code)}")
+        self.code = code
+        self.uffd = uffd
+        self.softdirty = softdirty
+
+
+def _free_written(cell: Any) -> None:
+    if cell[0]:
+        lib.pm_written_free(cell[0])
 
 
 class _Builder:
