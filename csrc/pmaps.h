@@ -414,8 +414,9 @@ typedef struct pm_written pm_written;
  * each method does: err[0] of userfaultfd, err[1] of soft-dirty bits; where the second is used,
  * err[0] says why the first is not.  Windows may overlap, but not with soft-dirty bits: -EBUSY. */
 PM_API int pm_written_begin(const pm_extent *extents, size_t n, pm_written **out, pm_error err[2]);
-/* Ends it; from here on it can be asked.  -ESRCH: it is of the process that forked this one. */
-PM_API int pm_written_end(pm_written *window);
+/* Ends it; from here on it can be asked.  -ESRCH: it is of the process that forked this one.
+ * Given where the window is, so that a caller needs nothing new in the moment in which it ends. */
+PM_API int pm_written_end(pm_written *const *window);
 PM_API void pm_written_free(pm_written *window);
 PM_API int pm_written_method(const pm_written *window);
 /* All that was mapped when it ended, ascending and apart. */

@@ -328,8 +328,9 @@ int pm_written_begin(const pm_extent *extents, size_t n, pm_written **out, pm_er
     return rc;
 }
 
-int pm_written_end(pm_written *w)
+int pm_written_end(pm_written *const *window)
 {
+    pm_written *w = *window;
     if (w->pid != getpid())
         return -ESRCH;
     if (!w->open)

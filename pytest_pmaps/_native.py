@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
@@ -34,7 +34,6 @@ __all__ = [
     "Member",
     "NewRange",
     "NotStopped",
-    "NotWatched",
     "ObjectInfo",
     "Request",
     "Tick",
@@ -794,7 +793,14 @@ def migrated() -> int | None:
 
 
 class WriteWatch:
-    """A window over what this process writes; ``pm_written`` in pmaps.h.  It begins when made."""
+    """A window over what this process writes; ``pm_written`` in pmaps.h.
+
+    ``begin`` and ``end`` are C calls with nothing around them, for what Python does behind the
+    one and before the other is written into watched memory: 0, or a negative errno.
+    """
+
+    begin: Callable[[], int]
+    end: Callable[[], int]
 
     def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
         require_engine()
@@ -802,10 +808,8 @@ class WriteWatch:
         self._cell = ffi.gc(ffi.new("pm_written **"), _free_written)
         self._errors = ffi.new("pm_error[2]")
         given = ffi.new("pm_extent[]", list(extents))
-        code = lib.pm_written_begin(given, len(extents), self._cell, self._errors)
-        # Nothing is done behind this that writes more than a few objects: pages are watched.
-        if code < 0:
-            raise NotWatched(-code, *self.failures)
+        self.begin = partial(lib.pm_written_begin, given, len(extents), self._cell, self._errors)
+        self.end = partial(lib.pm_written_end, self._cell)
 
     @property
     def failures(self) -> tuple[tuple[int, str], tuple[int, str]]:
@@ -817,10 +821,6 @@ class WriteWatch:
     def soft_dirty(self) -> bool:
         """Whether soft-dirty bits tell."""
         return bool(lib.pm_written_method(self._cell[0]) == lib.PM_WRITTEN_SOFTDIRTY)
-
-    def end(self) -> int:
-        """Read what was written and let go; 0 or an errno."""
-        return -int(lib.pm_written_end(self._cell[0]))
 
     def count(self, windows: Iterable[Window]) -> tuple[int, ...]:
         """Pages of the windows by state, in the order of ``pm_written_state``."""
@@ -839,16 +839,6 @@ class WriteWatch:
             if r.start >= end:
                 return
             yield max(start, r.start), min(end, r.end), r.state
-
-
-class NotWatched(PmapsError):
-    """No window could begin, with an errno and why each method failed; ``writing`` has words."""
-
-    def __init__(self, code: int, uffd: tuple[int, str], softdirty: tuple[int, str]) -> None:
-        super().__init__(f"not watched: {os.strerror(code)}")
-        self.code = code
-        self.uffd = uffd
-        self.softdirty = softdirty
 
 
 def _free_written(cell: Any) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from ._native import NotWatched, WriteWatch
+from ._native import WriteWatch
 from .capture import snapshot
 from .counts import Count
 from .errors import AccessDenied, PmapsError, Unsupported
@@ -186,6 +186,7 @@ class Written:
         self._select = select
         self._of = of
         self._watch: WriteWatch | None = None
+        self._end: Callable[[], int]
         self._snapshot: Snapshot | None = None
         self._extents: tuple[tuple[int, int], ...] = ()
         self._pid = os.getpid()
@@ -195,10 +196,12 @@ class Written:
         if self._watch is not None:
             raise ValueError("a window is for one with block: begin another one with written()")
         self._extents = self._chosen()
-        try:
-            self._watch = WriteWatch(self._extents)
-        except NotWatched as exc:
-            raise _explained(exc) from None
+        watch = WriteWatch(self._extents)
+        self._end = watch.end
+        self._watch = watch
+        code = watch.begin()
+        if code:  # nothing else from here on: pages are watched
+            raise _explained(-code, *watch.failures)
         return self
 
     def __exit__(
@@ -207,15 +210,12 @@ class Written:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        code = self._end()  # first of all: what Python does before it, it writes
         __tracebackhide__ = True
-        watch = self._watch
-        if watch is None or os.getpid() != self._pid:
-            return
-        code = watch.end()
-        if kind is not None:
+        if kind is not None or code == -errno.ESRCH:
             return
         if code:
-            raise _unread(code)
+            raise _unread(-code)
         self._snapshot = self._captured()
 
     def _chosen(self) -> tuple[tuple[int, int], ...]:
@@ -371,18 +371,19 @@ def _why_not(code: int, step: str) -> str:
     return _STEPS.get((step, code), f"{step}: {os.strerror(code)}")
 
 
-def _explained(exc: NotWatched) -> Exception:
-    if exc.code == errno.ENOMEM:
+def _explained(code: int, uffd: tuple[int, str], soft_dirty: tuple[int, str]) -> Exception:
+    """Of an errno, and why each of the two methods failed."""
+    if code == errno.ENOMEM:
         return MemoryError("not enough memory to watch this process")
-    if exc.uffd == (errno.EACCES, "/proc/self/pagemap"):
+    if uffd == (errno.EACCES, "/proc/self/pagemap"):
         return AccessDenied(
             "this process may not read its own pagemap: it is not dumpable (prctl PR_SET_DUMPABLE)"
         )
-    if exc.softdirty[0] == errno.EBUSY:
+    if soft_dirty[0] == errno.EBUSY:
         return PmapsError("another window is open, and soft-dirty bits tell of one at a time")
-    if not exc.softdirty[0]:
-        return PmapsError(f"this process could not be watched: {os.strerror(exc.code)}")
-    reasons = f"{_why_not(*exc.uffd)}; {_why_not(*exc.softdirty)}"
+    if not soft_dirty[0]:
+        return PmapsError(f"this process could not be watched: {os.strerror(code)}")
+    reasons = f"{_why_not(*uffd)}; {_why_not(*soft_dirty)}"
     return Unsupported(f"what is written cannot be seen here: {reasons}")
 
 
