@@ -44,10 +44,12 @@ static uint32_t judge(uint32_t mapping, uint64_t entry)
         return PM_W_CLEAN;
     if (mapping & PM__V_SPECIAL)
         return PM_W_SPECIAL;
+    if (mapping & PM__V_HUGETLB)
+        return PM_W_HUGETLB; /* pagemap shows no such bit of it */
     if (!populated)
         return PM_W_EMPTY;
     if (!(entry & PM_PE_SOFTDIRTY))
-        return PM_W_CLEAN;
+        return files ? PM_W_EMPTY : PM_W_CLEAN;
     if (mapping & PM__V_MARKED)
         return files ? PM_W_EMPTY : PM_W_NEW;
     return files ? PM_W_LOST : PM_W_WRITTEN;
@@ -86,4 +88,25 @@ int pm__softdirty_read(char *lines, struct pm__regions *mapped, struct pm__regio
             rc = read_one(fd, (uint64_t *)(void *)lines, PM__LINES / 8, &mapped->at[i], out);
     pm__kernel.close(pm__kernel.ctx, fd);
     return rc;
+}
+
+/* What held something when the window began, and holds nothing now, was given back.  What was
+ * given back and then read does not differ from what was only read. */
+int pm__softdirty_compare(const struct pm__regions *before, const struct pm__regions *now,
+                          struct pm__regions *out)
+{
+    struct pm__walk walk = {.list = before};
+    for (size_t i = 0; i < now->n; i++) {
+        const pm_region *r = &now->at[i];
+        for (uint64_t at = r->start, until; at < r->end; at = until) {
+            uint32_t was;
+            until = r->end;
+            bool held = pm__walk_to(&walk, at, &until, &was) && was == PM_W_CLEAN;
+            bool gone = held && r->state == PM_W_EMPTY;
+            int rc = pm__regions_add(out, at, until, gone ? PM_W_LOST : r->state);
+            if (rc < 0)
+                return rc;
+        }
+    }
+    return 0;
 }

@@ -128,6 +128,12 @@ static int add_mapping(struct reading *r, const char *p, const char *end)
     return pm__regions_push(r->out, from, to, state);
 }
 
+/* One of VmFlags: a blank and two letters. */
+static bool is_flag(const char *p, const char flag[2])
+{
+    return p[1] == flag[0] && p[2] == flag[1];
+}
+
 static int read_line(void *arg, const char *line, size_t len)
 {
     static const char flags[] = "VmFlags:";
@@ -138,9 +144,12 @@ static int read_line(void *arg, const char *line, size_t len)
         return add_mapping(r, line, end);
     if (!r->listed || !starts(line, len, flags))
         return 0;
-    for (p = line + sizeof flags - 1; end - p >= 3; p += 3)
-        if (p[1] == 's' && p[2] == 'd')
-            r->out->at[r->out->n - 1].state |= PM__V_MARKED;
+    for (p = line + sizeof flags - 1; end - p >= 3; p += 3) {
+        uint32_t *state = &r->out->at[r->out->n - 1].state;
+        *state |= is_flag(p, "sd") ? PM__V_MARKED : 0;
+        *state |= is_flag(p, "ht") ? PM__V_HUGETLB : 0;
+        *state |= is_flag(p, "io") || is_flag(p, "pf") ? PM__V_SPECIAL : 0;
+    }
     return 0;
 }
 
@@ -162,8 +171,10 @@ int pm__read_mapped(const char *path, char *buf, struct pm__regions *out)
 static void tell(struct windows *all, pm_written *w, int rc)
 {
     all->sum.n = 0;
-    if (rc == 0)
+    if (rc == 0 && all->method == PM_WRITTEN_UFFD)
         rc = pm__combine(&w->told, &all->now, &all->sum);
+    else if (rc == 0)
+        rc = pm__softdirty_compare(&w->told, &all->now, &all->sum);
     if (rc < 0 && !w->broken)
         w->broken = rc;
     if (w->broken)
@@ -275,6 +286,8 @@ static int begin(struct windows *all, pm_written *w, pm_error err[2])
     if (all->method == PM_WRITTEN_UFFD) {
         rc = watch(all);
         rc = rc < 0 ? rc : pm__uffd_arm(&all->uffd);
+    } else {
+        rc = pm__softdirty_read(all->lines, &all->mapped, &w->told);
     }
     if (rc == 0)
         return 0;

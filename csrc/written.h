@@ -23,6 +23,7 @@ enum {
     PM__V_KERNELS = 1 << 9,  /* [vvar]: the kernel's own data, which no process can write */
     PM__V_SEALED = 1 << 10,  /* shared, and the kernel refuses every write through it */
     PM__V_SPECIAL = 1 << 11, /* device memory and the like: not touched by us */
+    PM__V_HUGETLB = 1 << 13,  /* hugetlb, where smaps tells */
     PM__V_MARKED = 1 << 12   /* soft-dirty as a whole: it is new, or grew */
 };
 
@@ -80,5 +81,7 @@ void pm__uffd_forget(struct pm__uffd *u);
 /* ---- softdirty.c: soft-dirty bits --------------------------------------------------- */
 int pm__softdirty_clear(pm_error *err);
 int pm__softdirty_read(char *lines, struct pm__regions *mapped, struct pm__regions *out);
+int pm__softdirty_compare(const struct pm__regions *before, const struct pm__regions *now,
+                          struct pm__regions *out);
 
 #endif

@@ -9,6 +9,7 @@
 #include "written.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -172,6 +173,90 @@ static void two_readings_are_one_window(void)
     pm__regions_free(&out);
 }
 
+/* Only what held something and holds nothing now was given back for certain. */
+static void soft_dirty_bits_know_what_was_given_back(void)
+{
+    enum { C = PM_W_CLEAN, W = PM_W_WRITTEN, E = PM_W_EMPTY };
+    static const uint32_t table[][3] = {
+        {C, E, PM_W_LOST},
+        {E, E, E},
+        {C, C, C},
+        {C, W, W},
+        {E, W, W},
+        {NOTHING, E, E},
+        {E, C, C},
+        {C, NOTHING, NOTHING},
+        {C, PM_W_NEW, PM_W_NEW},
+    };
+    struct rng r = {.state = 6};
+    struct pm__regions before = {0}, now = {0}, out = {0};
+    for (int round = 0; round < 500; round++) {
+        uint32_t a[PAGES], b[PAGES], want[PAGES], got[PAGES];
+        for (int i = 0; i < PAGES; i++) {
+            const uint32_t *row = table[rng_below(&r, sizeof table / sizeof *table)];
+            a[i] = row[0];
+            b[i] = row[1];
+            want[i] = row[2];
+        }
+        make(&before, a, &r);
+        make(&now, b, &r);
+        out.n = 0;
+        CHECK_EQ(pm__softdirty_compare(&before, &now, &out), 0);
+        unmake(&out, got);
+        for (int i = 0; i < PAGES; i++)
+            CHECK_IN(got[i] == want[i], "round %d page %d: %u", round, i, got[i]);
+    }
+    pm__regions_free(&before);
+    pm__regions_free(&now);
+    pm__regions_free(&out);
+}
+
+/* Of maps and smaps: what is what by its line, and which mappings are soft-dirty as a whole. */
+static void mappings_are_read(void)
+{
+    static const char text[] =
+        "1000-3000 rw-p 00000000 00:00 0 \n"
+        "VmFlags: rd wr mr mw me ac sd \n"
+        "3000-4000 r--s 00001000 fe:00 77   /lib/some thing.so\n"
+        "VmFlags: rd mr me \n"
+        "5000-6000 r--p 00000000 00:00 0    [vvar_vclock]\n"
+        "6000-7000 rw-s 00000000 00:06 9    /dev/dri/card0\n"
+        "7000-8000 rw-s 00000000 00:06 9    /dev/shm/mine\n"
+        "8000-9000 rw-s 00000000 00:0e 5    anon_inode:[io_uring]\n"
+        "9000-a000 rw-p 00000000 00:00 0    [heap]\n"
+        "VmFlags: rd wr ht pf \n"
+        "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n"
+        "VmFlags: ex sd \n"
+        "ffffffffff601000-ffffffffff602000 --xp 00000000 00:00 0   [vsyscall]\n";
+    static const uint32_t states[] = {
+        PM_WRITE | PM__V_MARKED,
+        PM_SHARED_MAP,
+        PM__V_KERNELS,
+        PM_WRITE | PM_SHARED_MAP | PM__V_SPECIAL,
+        PM_WRITE | PM_SHARED_MAP,
+        PM_WRITE | PM_SHARED_MAP | PM__V_SPECIAL,
+        PM_WRITE | PM__V_HUGETLB | PM__V_SPECIAL,
+    };
+    static char buf[PM__LINES];
+    char path[] = "/tmp/written-XXXXXX";
+    struct pm__regions out = {0};
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && write(fd, text, sizeof text - 1) == (ssize_t)sizeof text - 1);
+    CHECK_EQ(pm__read_mapped(path, buf, &out), 0);
+    CHECK_EQ(out.n, 7);
+    for (size_t i = 0; i < out.n && i < 7; i++)
+        CHECK_IN(out.at[i].state == states[i], "line %zu: %#x", i, out.at[i].state);
+    CHECK_EQ(out.at[0].start, 0x1000);
+    CHECK_EQ(out.at[0].end, 0x3000);
+    out.n = 0;
+    CHECK(ftruncate(fd, 30) == 0);
+    CHECK_EQ(pm__read_mapped(path, buf, &out), -PM_E_FORMAT);
+    CHECK_EQ(pm__read_mapped("/nowhere", buf, &out), -ENOENT);
+    pm__regions_free(&out);
+    close(fd);
+    unlink(path);
+}
+
 /* ---- windows over memory of this process --------------------------------------------- */
 
 static char *map_pages(size_t n)
@@ -272,6 +357,8 @@ int main(void)
 {
     RUN(every_page_is_judged_alone);
     RUN(two_readings_are_one_window);
+    RUN(soft_dirty_bits_know_what_was_given_back);
+    RUN(mappings_are_read);
     RUN(a_window_tells_what_was_written);
     RUN(extents_are_checked);
     RUN(a_child_has_none);
