@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
     from .writing import (
-        Method,
         Unwatched,
         Written,
+        WrittenMethod,
         WrittenPages,
         WrittenRange,
         WrittenSelection,
@@ -60,7 +60,6 @@ __all__ = [
     "GroupSelection",
     "Kind",
     "Mapping",
-    "Method",
     "Missing",
     "NoSuchMapping",
     "PageRange",
@@ -76,6 +75,7 @@ __all__ = [
     "Unwatched",
     "Verdict",
     "Written",
+    "WrittenMethod",
     "WrittenPages",
     "WrittenRange",
     "WrittenSelection",

@@ -12,7 +12,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from ._native import WriteWatch
+from ._native import Window, WriteWatch
 from .capture import snapshot
 from .counts import Count
 from .errors import AccessDenied, PmapsError, Unsupported
@@ -22,9 +22,10 @@ from .select import Selector
 from .snapshots import Mapping, Pages, Selection, Snapshot
 
 __all__ = [
-    "Method",
+    "Told",
     "Unwatched",
     "Written",
+    "WrittenMethod",
     "WrittenPages",
     "WrittenRange",
     "WrittenSelection",
@@ -51,7 +52,7 @@ _SOFT_DIRTY = (
 )
 
 
-class Method(Enum):
+class WrittenMethod(Enum):
     """How it was found out what was written."""
 
     USERFAULTFD = "userfaultfd"
@@ -83,7 +84,7 @@ class Unwatched:
     why: str
 
 
-class _Told(Counted):
+class Told(Counted):
     """What a window says of some addresses."""
 
     _watch: WriteWatch
@@ -118,12 +119,14 @@ class _Told(Counted):
         """
         return self.metric("new")
 
-    def written_ranges(self) -> Iterator[WrittenRange]:
-        """The pages that were written, and those that may have been, in address order."""
+    def written_ranges(self, window: Window | None = None) -> Iterator[WrittenRange]:
+        """The pages that were written, and those that may have been, in address order; of all
+        windows, or of one.
+        """
         size = self.page_size
-        for window in self.windows:
-            m = self.columns.mapping(window.mapping)
-            for start, end, state in self._watch.regions(window.start, window.end):
+        for w in self.windows if window is None else (window,):
+            m = self.columns.mapping(w.mapping)
+            for start, end, state in self._watch.regions(w.start, w.end):
                 if state != _WRITTEN and state not in _WHY:
                     continue
                 yield WrittenRange(
@@ -145,7 +148,7 @@ def _reasons(states: tuple[int, ...]) -> Iterator[str]:
             yield f"{n:,} page{'s' if n > 1 else ''} {what}" + (f" ({hint})" if hint else "")
 
 
-class WrittenSelection(_Told, Selection):
+class WrittenSelection(Told, Selection):
     """Mappings of one file, or part of them, and what was written there."""
 
     def __init__(self, watch: WriteWatch, of: Selection) -> None:
@@ -161,7 +164,7 @@ class WrittenSelection(_Told, Selection):
         return f"<{self.label or 'all'}: written {self.written}>"
 
 
-class WrittenPages(_Told, Pages):
+class WrittenPages(Told, Pages):
     """The pages that an object lies in, and what was written there; as :class:`Pages` else."""
 
     def __init__(self, watch: WriteWatch, of: Pages, extent: Extent, edges: Edges) -> None:
@@ -239,9 +242,9 @@ class Written:
     # ---- how it was done
 
     @property
-    def method(self) -> Method:
+    def method(self) -> WrittenMethod:
         """What tells: userfaultfd page by page, or soft-dirty bits, which say more than is true."""
-        return Method.SOFT_DIRTY if self._ended[0].soft_dirty else Method.USERFAULTFD
+        return WrittenMethod.SOFT_DIRTY if self._ended[0].soft_dirty else WrittenMethod.USERFAULTFD
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -26,11 +26,11 @@ from oracle.agreement import as_nobody, unprivileged_python
 from pytest_pmaps import (
     Fact,
     FootprintError,
-    Method,
     NoSuchMapping,
     Undetermined,
     Unsupported,
     Written,
+    WrittenMethod,
     WrittenSelection,
     assert_at_most,
     snapshot,
@@ -61,7 +61,7 @@ def watchable() -> None:
             pass
     except Unsupported as exc:
         pytest.skip(str(exc))
-    if w.method is not Method.USERFAULTFD:
+    if w.method is not WrittenMethod.USERFAULTFD:
         pytest.skip(w.reasons[0])
 
 
