@@ -50,12 +50,16 @@ _SMAPS = _at_most(
     1.0, "python", "forks", "sequential", "random", "file", "mappings-20000", "mappings-65000"
 )
 
+#: What Y and P add, against a capture with page flags and counts.
+_PTE = _at_most(0.15, "sequential")
+
 #: By comparison, then by workload.
 SPEED = {
     "kpage / floor": _FLOOR,
     "page-types / kpage": _PAGE_TYPES,
     "psutil / pages": _PSUTIL,
     "pages / smaps": _SMAPS,
+    "pte / kpage": _PTE,
 }
 
 #: Everything else, by figure.

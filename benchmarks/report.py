@@ -11,7 +11,7 @@ from goals import FIGURES, SPEED, Goal
 from rivals import COMPILED
 from timing import Spread, Times
 
-_OURS = ("totals", "mappings", "pages", "kpage", "full")
+_OURS = ("totals", "mappings", "pages", "pte", "kpage", "full")
 _OTHERS = {**COMPILED, "smaps-python": "py smaps", "psutil": "psutil", "python": "Python"}
 _WIDTH = 96
 

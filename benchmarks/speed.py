@@ -21,6 +21,7 @@ def measure(workload: Workload, launcher: Launcher, others: Rivals, rounds: int)
 
 def _contenders(pid: int, compiled: Compiled, small: bool) -> dict[str, Contender]:
     found = {tier: timed(partial(ours.capture, pid, tier)) for tier in ours.TIERS}
+    found["pte"] = partial(ours.tables_ns, pid)
     found |= {name: partial(compiled.run, name) for name in COMPILED}
     found["smaps-python"] = timed(partial(rivals.read_smaps, pid))
     found["psutil"] = timed(partial(rivals.memory_maps, pid))

@@ -40,10 +40,18 @@ static struct {
 } arenas[MAX_ARENAS];
 static struct block *blocks;
 
+static struct {
+    char *base; /* NULL: a free place */
+    size_t size;
+} others[4]; /* what a part of the engine has mapped by itself */
+
+#define N_OTHERS (sizeof others / sizeof *others)
+
 /* In a forked child the arenas are unmapped already; forget them. */
 static void forget_arenas(void)
 {
     memset(arenas, 0, sizeof arenas);
+    memset(others, 0, sizeof others);
     pthread_mutex_init(&lock, NULL);
 }
 
@@ -62,7 +70,7 @@ __attribute__((constructor)) static void watch_forks(void)
     pthread_atfork(before_fork, after_fork, forget_arenas);
 }
 
-static size_t page_round(size_t n)
+size_t pm__page_round(size_t n)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return (n + page - 1) & ~(page - 1);
@@ -107,7 +115,7 @@ static void drop_idle(void)
 int pm__arena_get(struct pm__arena *arena, size_t size)
 {
     int rc = 0;
-    size = page_round(size);
+    size = pm__page_round(size);
     pthread_mutex_lock(&lock);
     int slot = find_slot(size);
     if (slot < 0 || !arenas[slot].base) {
@@ -172,7 +180,7 @@ void *pm__take_zeroed(struct pm__arena *arena, size_t n, size_t each)
 
 void *pm__block_new(size_t size)
 {
-    size = page_round(size + BLOCK_HEAD);
+    size = pm__page_round(size + BLOCK_HEAD);
     struct block *b = map_populated(size);
     if (!b)
         return NULL;
@@ -222,6 +230,9 @@ bool pm__is_ours(uint64_t start, uint64_t end, bool inherited)
     for (int i = 0; !inherited && i < MAX_ARENAS; i++)
         if (arenas[i].base)
             covered += overlap(start, end, arenas[i].base, arenas[i].size);
+    for (size_t i = 0; !inherited && i < N_OTHERS; i++)
+        if (others[i].base)
+            covered += overlap(start, end, others[i].base, others[i].size);
     pthread_mutex_unlock(&lock);
     return start < end && covered == end - start;
 }
@@ -235,6 +246,31 @@ size_t pm__ours(void)
         sum += b->size;
     for (int i = 0; i < MAX_ARENAS; i++)
         sum += arenas[i].base ? arenas[i].size : 0;
+    for (size_t i = 0; i < N_OTHERS; i++)
+        sum += others[i].base ? others[i].size : 0;
     pthread_mutex_unlock(&lock);
     return sum;
+}
+
+static void replace_other(const void *was, void *base, size_t size)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < N_OTHERS; i++) {
+        if (others[i].base != was)
+            continue;
+        others[i].base = base;
+        others[i].size = size;
+        break;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void pm__hide(void *base, size_t size)
+{
+    replace_other(NULL, base, size);
+}
+
+void pm__unhide(void *base)
+{
+    replace_other(base, NULL, 0);
 }

@@ -2,7 +2,7 @@
  *
  * capture.c - the story of one capture, from start to end.
  */
-#include "engine.h"
+#include "bpf.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -207,13 +207,15 @@ static int read_after(struct pm__capture *c)
     return rc < 0 ? rc : pm__target_faults(c);
 }
 
-/* Counters, pages, pages again, counters again. */
+/* Counters, pages, pages again, counters again.  P before D: writeback moves the one to the
+ * other, and in this order it is not in between that both are looked at. */
 static int sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__numa_read(c, PM__BEFORE)) < 0 ||
-        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__kpage_read(c)) < 0 ||
-        (rc = pm__ask_scan(c)) < 0 || (rc = pm__pagemap_verify(c)) < 0)
+        (rc = pm__pagemap_read(c)) < 0 || (rc = pm__pte_read(c)) < 0 ||
+        (rc = pm__kpage_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0 ||
+        (rc = pm__pagemap_verify(c)) < 0)
         return rc;
     return read_after(c);
 }
@@ -223,7 +225,7 @@ static int open_sandwich(struct pm__capture *c)
 {
     int rc;
     if ((rc = pm__smaps_read(c, PM__BEFORE)) < 0 || (rc = pm__pagemap_read(c)) < 0 ||
-        (rc = pm__ask_scan(c)) < 0)
+        (rc = pm__pte_read(c)) < 0 || (rc = pm__ask_scan(c)) < 0)
         return rc;
     return c->stopped ? 0 : pm__smaps_read(c, PM__AFTER);
 }
@@ -371,9 +373,18 @@ int pm__capture_with(const struct pm__io *io, const pm_request *request, pm_snap
     return pm__fail(&c, PM_E_BUSY, PM_AT_NOTHING, "");
 }
 
+/* What takes memory and descriptors is found out before, so that it does not show in a capture
+ * of ourselves. */
+void pm__find_out(const pm_request *request)
+{
+    pm__features();
+    if (pm__wants_tables(request))
+        pm__walker_prepare();
+}
+
 int pm_capture(const pm_request *request, pm_snapshot **out, pm_error *err)
 {
     *out = NULL;
-    pm__features(); /* found out before, so that finding out does not show in the capture */
+    pm__find_out(request);
     return pm__capture_with(&pm__kernel, request, out, err);
 }

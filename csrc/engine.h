@@ -29,6 +29,7 @@ struct pm__features {
     bool softdirty; /* pagemap bit 55 means something */
     bool guard;     /* pagemap bit 58 means something */
     bool scan;      /* PAGEMAP_SCAN works */
+    bool pte;       /* page tables can be read */
 };
 
 /* Where a capture takes place. */
@@ -39,6 +40,19 @@ struct pm__here {
     uint64_t most_pages; /* that there can be; 0: nobody knows */
     bool busy;           /* in and out: what pm__capture says of it */
 };
+
+/* Entries of a page table from an address on, or the one of a higher table that maps all of its
+ * pages, or none. */
+#define PM__TABLE_MOST ((size_t)512)
+
+struct pm__table {
+    uint64_t first, pages; /* virtual page number, and how many pages it covers */
+    size_t n;              /* entries: one a page, or one for all */
+    uint64_t entry[PM__TABLE_MOST]; /* as pagemap's, with these two bits; 0: maps nothing */
+};
+
+#define PM__PTE_YOUNG (UINT64_C(1) << 55)
+#define PM__PTE_DIRTY (UINT64_C(1) << 56)
 
 /* Each returns a value >= 0 or -errno.  Tests replace it to inject faults, a recording to
  * write down what is read, a replay to answer without a kernel. */
@@ -54,6 +68,9 @@ struct pm__io {
     int (*mapped)(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out);
     /* pm__is_ours, of the process that captures. */
     bool (*ours)(void *ctx, uint64_t start, uint64_t end, bool inherited);
+    /* The page table of an address, in the process of an open pagemap: `most` entries at most,
+     * and to the end of the table.  -EAGAIN where it changed while it was read. */
+    int (*table)(void *ctx, int pagemap, uint64_t address, size_t most, struct pm__table *out);
     void *ctx;
     uint64_t table_pages; /* that one huge entry maps; 0: page size / 8, as of every machine */
 };
@@ -81,6 +98,10 @@ void *pm__block_new(size_t size);
 void pm__block_free(void *block);
 bool pm__is_ours(uint64_t start, uint64_t end, bool inherited);
 size_t pm__ours(void);
+size_t pm__page_round(size_t n);
+/* A region that is mapped otherwise, and not inherited by forks. */
+void pm__hide(void *base, size_t size);
+void pm__unhide(void *base);
 
 /* ---- the raw pages of a capture ----------------------------------------- */
 /* Facts only the engine needs, above the public bits and never handed out. */
@@ -98,6 +119,9 @@ enum {
 /* Bits 56 and 61 of the entry, kept in the state of a page: frames are looked up in an order
  * of their own, in which every other array to look into is a cache miss. */
 enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
+
+/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y). */
+enum { PM__TOLD = PM_PORD };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)
@@ -200,6 +224,7 @@ int pm__fail(struct pm__capture *c, int code, enum pm_stage stage, const char *d
 int pm__tick(struct pm__capture *c, uint64_t pages);
 uint64_t pm__monotonic_ns(void);
 bool pm__wants_counters(const struct pm__capture *c);
+void pm__find_out(const pm_request *request);
 bool pm__has_vmflag(const struct pm__capture *c, const pm_mapping *m, const char flag[2]);
 int pm__add_string(struct pm__capture *c, const char *s, size_t len, uint32_t *at,
                    uint32_t *at_len);
@@ -233,6 +258,8 @@ struct pm_scan_region *pm__regions(const struct pm__capture *c);
 int pm__scan(struct pm__capture *c, uint64_t *at, uint64_t end, uint64_t all, uint64_t any);
 int pm__ask_scan(struct pm__capture *c);
 int pm__kpage_read(struct pm__capture *c);
+bool pm__wants_tables(const pm_request *request);
+int pm__pte_read(struct pm__capture *c);
 int pm__elf_read(struct pm__capture *c);
 uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
                             uint8_t *trust);

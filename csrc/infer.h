@@ -104,6 +104,12 @@ void pm__tell_pages(struct view *v);
 /* ---- infer_sharing.c: mapcount -------------------------------------------------------- */
 void pm__tell_sharing(struct view *v);
 
+/* Where P comes from, in a mapping. */
+static inline enum pm_source pm__proof_of_p(const struct view *v)
+{
+    return v->m->evidence[PM_PTEDIRTY] & 1u << PM_SRC_PTE ? PM_SRC_PTE : PM_SRC_SMAPS;
+}
+
 /* ---- infer_flags.c: Y R A U P D W ------------------------------------------------------ */
 void pm__tell_flags(struct view *v);
 

@@ -54,7 +54,7 @@ static void dirty_shared(struct view *v, size_t i)
     else if (is_not(v, i, PM_NORMAL) && v->m->kind != PM_KIND_SPECIAL)
         decide(v, i, PM_DIRTY, false, PM_SRC_PAGEMAP);
     else if (!unknown(v, i, PM_PTEDIRTY))
-        decide(v, i, PM_DIRTY, is(v, i, PM_PTEDIRTY), PM_SRC_SMAPS);
+        decide(v, i, PM_DIRTY, is(v, i, PM_PTEDIRTY), pm__proof_of_p(v));
 }
 
 /* Where pages stay undecided, counters may still bound how many are dirty. */

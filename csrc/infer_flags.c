@@ -18,7 +18,7 @@ static void link_p_and_d(struct view *v, size_t i)
 {
     if (is(v, i, PM_PTEDIRTY) || is(v, i, PM_PAGEDIRTY))
         decide_open(v, i, PM_PORD, true,
-                    is(v, i, PM_PTEDIRTY) ? PM_SRC_PAGEMAP : PM_SRC_KPAGEFLAGS);
+                    is(v, i, PM_PTEDIRTY) ? pm__proof_of_p(v) : PM_SRC_KPAGEFLAGS);
     if (is_not(v, i, PM_PTEDIRTY) && is_not(v, i, PM_PAGEDIRTY))
         decide_open(v, i, PM_PORD, false, PM_SRC_KPAGEFLAGS);
 }
@@ -166,6 +166,9 @@ static void clear_flags_of_absent(struct view *v)
     const uint32_t of_ordinary = (PM_BIT(PM_WRITEBACK + 1) - 1) | PM_BIT(PM_TOUCHED) |
                                  PM_BIT(PM_PORD) | PM_BIT(PM_KSM);
     for (size_t i = 0; i < v->n; i++) {
+        /* Of what may be the zero page its entry's bits are known, and whether they count is not. */
+        if (unknown(v, i, PM_NORMAL))
+            v->known[i] &= ~(v->set[i] & (PM_BIT(PM_YOUNG) | PM_BIT(PM_PTEDIRTY)));
         if (raced(v, i) || !is_not(v, i, PM_NORMAL))
             continue;
         uint32_t none = of_ordinary | (is_not(v, i, PM_PRESENT) ? PM_BIT(PM_HUGE) : 0);

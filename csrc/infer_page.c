@@ -21,6 +21,15 @@ static void from_kpageflags(struct view *v, size_t i)
         v->m->evidence[PM_HUGE] |= 1u << PM_SRC_KPAGEFLAGS;
 }
 
+/* So has pte.c. */
+static void from_page_table(struct view *v, size_t i)
+{
+    static const int facts[] = {PM_YOUNG, PM_PTEDIRTY};
+    for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
+        if (!unknown(v, i, facts[k]))
+            v->m->evidence[facts[k]] |= 1u << PM_SRC_PTE;
+}
+
 /* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only
  * anonymous memory maps (/dev/zero, which we may not have recognised, among it). */
 static bool is_file_page(const struct view *v, uint64_t entry)
@@ -245,6 +254,7 @@ void pm__tell_pages(struct view *v)
         if (raced(v, i))
             continue;
         from_kpageflags(v, i);
+        from_page_table(v, i);
         from_pagemap(v, i);
         from_frames(v, i);
         if (internal(v, i, PM__STALE))

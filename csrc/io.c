@@ -2,7 +2,7 @@
  *
  * io.c - the one place through which the engine reads the kernel.
  */
-#include "engine.h"
+#include "bpf.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -76,6 +76,7 @@ static void kernel_here(void *ctx, struct pm__here *out)
     out->pid = getpid();
     out->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     out->features = *pm__features();
+    out->features.pte = pm__walker_is_ready();
     out->most_pages = 0;
 }
 
@@ -130,6 +131,13 @@ static bool kernel_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
     return pm__is_ours(start, end, inherited);
 }
 
+static int kernel_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
+{
+    (void)ctx;
+    return pm__walker_read(pagemap, address, most, out);
+}
+
 const struct pm__io pm__kernel = {
     .open = kernel_open,
     .pread = kernel_pread,
@@ -139,6 +147,7 @@ const struct pm__io pm__kernel = {
     .here = kernel_here,
     .mapped = kernel_mapped,
     .ours = kernel_ours,
+    .table = kernel_table,
 };
 
 /* Reads until n bytes, end of file, or an error; short reads are continued. */

@@ -221,6 +221,7 @@ typedef struct pm_header {
     uint64_t next; /* where a capture that was full before the end goes on; 0: it got there */
     uint64_t stopped_ns; /* for how long the target stood still; 0: it ran */
     uint64_t faults; /* page faults of the target meanwhile: it did something, somewhere */
+    uint64_t pte_disagreed; /* present pages whose page table entry said otherwise, or moved */
     uint64_t hidden_rss; /* self: bytes of the engine's own memory, in vm_rss and left out else */
     char comm[16];
 } pm_header;
@@ -262,7 +263,7 @@ typedef struct pm_request {
     size_t n_extents;
     uint64_t max_pages; /* stop after so many pages, and say in `next` where; 0: no limit */
     int32_t stopper; /* socket to a pmaps-tracer of the target; -1: let it run */
-    int32_t unused;
+    int32_t young; /* 1: Y of each page too, where page tables can be read; it moves by itself */
     /* Every few milliseconds, outside of a stop; not 0 cancels (-ECANCELED). */
     int (*tick)(void *arg, uint64_t done, uint64_t total);
     void *tick_arg;
@@ -443,9 +444,19 @@ enum pm_probe_item {
     PM_N_PROBES
 };
 
+/* Why page tables cannot be read, where errno does not say it. */
+enum pm_pte_refusal {
+    PM_PTE_NO_ARCH = 20001, /* those of this architecture are not known to us */
+    PM_PTE_NO_BTF = 20002, /* the kernel does not describe its types, or lacks one we need */
+    PM_PTE_NO_HELPER = 20003, /* it refused the program: lockdown, or it is too old */
+    PM_PTE_NO_BASE = 20004, /* the place of physical memory was not found */
+    PM_PTE_NOT_RIGHT = 20005 /* pages of our own in known states read otherwise */
+};
+
 typedef struct pm_host {
     uint64_t page_size;
-    int32_t probe[PM_N_PROBES]; /* 0: works; errno: why not; -1: it opens but shows nothing */
+    /* 0: works; errno: why not; -1: it opens but shows nothing; or an enum pm_pte_refusal */
+    int32_t probe[PM_N_PROBES];
 } pm_host;
 
 PM_API int pm_probe(pm_host *out);

@@ -3,7 +3,7 @@
  * probe.c - what this host lets us see, found out by trying, never by euid or
  * kernel version.
  */
-#include "engine.h"
+#include "bpf.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -148,7 +148,7 @@ int pm_probe(pm_host *out)
     out->probe[PM_PROBE_KPAGEFLAGS] = try_kpage("/proc/kpageflags", frame);
     out->probe[PM_PROBE_KPAGECOUNT] = try_kpage("/proc/kpagecount", frame);
     out->probe[PM_PROBE_ANON_NAMES] = rc < 0 ? -rc : try_anon_names(&t);
-    out->probe[PM_PROBE_PTE] = ENOSYS; /* room for the source that reads page tables themselves */
+    out->probe[PM_PROBE_PTE] = pm__walker_prepare();
     end_trial(&t);
     return 0;
 }

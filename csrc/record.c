@@ -135,20 +135,25 @@ static size_t size_of_chunks(const uint64_t *w, uint32_t n)
     return size;
 }
 
-static void put_words(struct recorder *r, uint32_t opened, uint64_t offset, const uint64_t *w,
-                      uint32_t n)
+static void put_chunks(struct recorder *r, const uint64_t *w, uint32_t n)
 {
     bool run;
-    begin(r, PM__R_WORDS, PM__WORDS_SIZE + size_of_chunks(w, n));
-    put_number(r, opened);
-    put_number(r, n);
-    put_word(r, offset);
     for (uint32_t at = 0, some; at < n; at += some) {
         some = chunk(w + at, n - at, &run);
         put_number(r, run ? some | PM__RUN : some);
         for (uint32_t k = at; k < (run ? at + 1 : at + some); k++)
             put_word(r, w[k]);
     }
+}
+
+static void put_words(struct recorder *r, uint32_t opened, uint64_t offset, const uint64_t *w,
+                      uint32_t n)
+{
+    begin(r, PM__R_WORDS, PM__WORDS_SIZE + size_of_chunks(w, n));
+    put_number(r, opened);
+    put_number(r, n);
+    put_word(r, offset);
+    put_chunks(r, w, n);
 }
 
 /* ---- the table ------------------------------------------------------------------- */
@@ -286,6 +291,25 @@ static bool record_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
     return true;
 }
 
+static int record_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
+{
+    struct recorder *r = ctx;
+    const struct file *f = file_of(r, pagemap);
+    if (r->failed || !f)
+        return r->failed ? r->failed : -EBADF;
+    int rc = r->io->table(r->io->ctx, pagemap, address, most, out);
+    uint32_t n = rc < 0 ? 0 : (uint32_t)out->n;
+    begin(r, PM__R_TABLE, PM__TABLE_SIZE + size_of_chunks(out->entry, n));
+    put_number(r, f->opened);
+    put_number(r, (uint32_t)rc);
+    put_word(r, address);
+    put_word(r, rc < 0 ? 0 : out->first);
+    put_word(r, rc < 0 ? 0 : out->pages);
+    put_chunks(r, out->entry, n);
+    return rc;
+}
+
 static int record_close(void *ctx, int fd)
 {
     struct recorder *r = ctx;
@@ -316,7 +340,8 @@ static void put_head(struct recorder *r, const struct pm__here *here)
     put_number(r, (self ? PM__H_SELF : 0) | (q->stopper >= 0 ? PM__H_STOPPED : 0) |
                       (here->features.softdirty ? PM__H_SOFTDIRTY : 0) |
                       (here->features.guard ? PM__H_GUARD : 0) |
-                      (here->features.scan ? PM__H_SCAN : 0) | (here->busy ? PM__H_BUSY : 0));
+                      (here->features.scan ? PM__H_SCAN : 0) | (here->busy ? PM__H_BUSY : 0) |
+                      (here->features.pte ? PM__H_PTE : 0) | (q->young ? PM__H_YOUNG : 0));
     put_number(r, (uint32_t)q->depth);
     put_number(r, (uint32_t)q->counters);
     put_number(r, (uint32_t)q->n_extents);
@@ -404,6 +429,7 @@ int pm__record_with(const struct pm__io *io, const pm_request *request, const ch
             .here = record_here,
             .mapped = record_mapped,
             .ours = record_ours,
+            .table = record_table,
             .ctx = r,
             .table_pages = io->table_pages,
         };
@@ -443,6 +469,6 @@ int pm_record(const pm_request *request, int32_t fd, const char *writer, pm_snap
 {
     int file = fd;
     const struct pm__sink sink = {.write = write_fd, .clear = clear_fd, .ctx = &file};
-    pm__features(); /* as pm_capture() does */
+    pm__find_out(request);
     return pm__record_with(&pm__kernel, request, writer, &sink, out, err);
 }

@@ -32,7 +32,8 @@ enum pm__record_type {
     PM__R_STAT,     /* what fstat says of an open file */
     PM__R_MAPPED,   /* what maps says of it */
     PM__R_OURS,     /* a region that belongs to the engine itself */
-    PM__R_END       /* how it ended; comes last */
+    PM__R_END,      /* how it ended; comes last */
+    PM__R_TABLE     /* one page table */
 };
 
 #define PM__RECORD_HEAD 8
@@ -45,6 +46,7 @@ enum pm__record_type {
 #define PM__FILE_SIZE 36
 #define PM__OURS_SIZE 20
 #define PM__END_SIZE 40
+#define PM__TABLE_SIZE 32 /* without the entries */
 
 /* PM__R_HEAD's bits */
 enum {
@@ -53,14 +55,16 @@ enum {
     PM__H_SOFTDIRTY = 1 << 2,
     PM__H_GUARD = 1 << 3,
     PM__H_SCAN = 1 << 4,
-    PM__H_BUSY = 1 << 5
+    PM__H_BUSY = 1 << 5,
+    PM__H_PTE = 1 << 6,
+    PM__H_YOUNG = 1 << 7
 };
 
 /* How a file was opened, as far as it matters to what comes of it. */
 enum { PM__O_DIRECTORY = 1 << 0, PM__O_PATH = 1 << 1 };
 #define PM__NO_PARENT UINT32_MAX
 
-/* A read of entries is a row of chunks: the number of entries with PM__RUN and one
+/* A read of entries, or a page table, is a row of chunks: the number of entries with PM__RUN and one
  * entry for all of them, or without it and each.  Entries that mean memory are always
  * written out, so that what a recording makes us allocate is bounded by its size. */
 #define PM__RUN (UINT32_C(1) << 31)

@@ -175,7 +175,7 @@ static int number(struct numbers *b, uint64_t real, uint64_t *ours)
 /* Where an entry maps nothing the same bits hold a place in swap, or a frame on its way. */
 static int redact_entry(struct pm__redactor *r, uint64_t *entry)
 {
-    uint64_t frame = *entry & PM_PE_PFN_MASK, ours;
+    uint64_t frame = *entry & PM_PE_PFN_MASK, ours = 0;
     uint64_t rest = *entry & ~PM_PE_PFN_MASK;
     if (!(*entry & PM_PE_PRESENT) || frame == 0) {
         *entry = rest;
@@ -431,6 +431,31 @@ static bool redact_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
     return r->kernel->ours(r->kernel->ctx, start, end, inherited);
 }
 
+/* Of what a larger entry maps as much as has frames in one piece. */
+static void narrow(struct pm__table *t, uint64_t vpn, uint64_t pages)
+{
+    uint64_t first = vpn - vpn % pages;
+    if (t->n != 1 || t->pages <= pages)
+        return;
+    if (t->entry[0] & PM_PE_PRESENT)
+        t->entry[0] += first - t->first;
+    t->first = first;
+    t->pages = pages;
+}
+
+static int redact_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
+{
+    struct pm__redactor *r = ctx;
+    int rc = r->kernel->table(r->kernel->ctx, pagemap, address, most, out);
+    if (rc < 0)
+        return rc;
+    narrow(out, address / (r->per_block * 8), r->per_block);
+    for (size_t i = 0; i < out->n && rc >= 0; i++)
+        rc = redact_entry(r, &out->entry[i]);
+    return rc;
+}
+
 struct pm__redactor *pm__redactor_new(const struct pm__io *kernel)
 {
     struct pm__redactor *r = pm__block_new(sizeof *r);
@@ -447,6 +472,7 @@ struct pm__redactor *pm__redactor_new(const struct pm__io *kernel)
         .here = redact_here,
         .mapped = redact_mapped,
         .ours = redact_ours,
+        .table = redact_table,
         .ctx = r,
         .table_pages = kernel->table_pages,
     };

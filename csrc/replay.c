@@ -117,10 +117,10 @@ static bool is_bytes(const struct event *e)
 }
 
 /* Adds up the chunks, and the entries among them that mean memory. */
-static bool are_words(const struct event *e, uint64_t *memory)
+static bool are_chunks(const unsigned char *p, const unsigned char *end, uint64_t *n,
+                       uint64_t *memory)
 {
-    const unsigned char *p = e->at + PM__WORDS_SIZE, *end = e->at + e->size;
-    uint64_t start = pm__get64(e->at + 8), n = pm__get32(e->at + 4), sum = 0, stop;
+    *n = 0;
     while (end - p >= 4) {
         uint32_t head = pm__get32(p), some = head & ~PM__RUN;
         uint64_t kept = head & PM__RUN ? 1 : some;
@@ -131,10 +131,28 @@ static bool are_words(const struct event *e, uint64_t *memory)
             return false;
         *memory += head & PM__RUN ? 0 : some;
         p += kept * 8;
-        sum += some;
+        *n += some;
     }
-    return p == end && sum == n && n > 0 && n <= PM__MOST_WORDS && start % 8 == 0 &&
-           !__builtin_add_overflow(start, n * 8, &stop);
+    return p == end;
+}
+
+static bool are_words(const struct event *e, uint64_t *memory)
+{
+    uint64_t start = pm__get64(e->at + 8), n = pm__get32(e->at + 4), sum, stop;
+    return are_chunks(e->at + PM__WORDS_SIZE, e->at + e->size, &sum, memory) && sum == n && n > 0 &&
+           n <= PM__MOST_WORDS && start % 8 == 0 && !__builtin_add_overflow(start, n * 8, &stop);
+}
+
+/* The pages it covers hold the address, and it has an entry for each, or one for all. */
+static bool is_table(const struct event *e, uint64_t page)
+{
+    int32_t rc = (int32_t)pm__get32(e->at + 4);
+    uint64_t vpn = pm__get64(e->at + 8) / page, first = pm__get64(e->at + 16);
+    uint64_t pages = pm__get64(e->at + 24), n, memory = 0;
+    if (rc < 0)
+        return is_errno(rc) && e->size == PM__TABLE_SIZE;
+    return rc == 0 && are_chunks(e->at + PM__TABLE_SIZE, e->at + e->size, &n, &memory) &&
+           (n == 1 || n == pages) && n <= PM__TABLE_MOST && vpn >= first && vpn - first < pages;
 }
 
 /* In the order of PM__R_SCAN. */
@@ -219,17 +237,17 @@ static bool add_open(struct pm__replay *r, const struct event *e)
 /* Something that was asked of an open file. */
 static bool add_answer(struct pm__replay *r, const struct event *e)
 {
-    static const uint32_t least[] = {[PM__R_BYTES] = PM__BYTES_SIZE,
-                                     [PM__R_WORDS] = PM__WORDS_SIZE,
-                                     [PM__R_SCAN] = PM__SCAN_SIZE,
-                                     [PM__R_STAT] = PM__FILE_SIZE,
-                                     [PM__R_MAPPED] = PM__FILE_SIZE};
+    static const uint32_t least[] = {
+        [PM__R_BYTES] = PM__BYTES_SIZE, [PM__R_WORDS] = PM__WORDS_SIZE,
+        [PM__R_SCAN] = PM__SCAN_SIZE,   [PM__R_STAT] = PM__FILE_SIZE,
+        [PM__R_MAPPED] = PM__FILE_SIZE, [PM__R_TABLE] = PM__TABLE_SIZE};
     if (e->size < least[e->type] || pm__get32(e->at) >= r->n_opens)
         return false;
     struct opened *o = &r->opens[pm__get32(e->at)];
     if (o->result < 0 || (e->type == PM__R_BYTES && !is_bytes(e)) ||
         (e->type == PM__R_WORDS && !are_words(e, &r->here.most_pages)) ||
         (e->type == PM__R_SCAN && !is_scan(e, r->here.page_size)) ||
+        (e->type == PM__R_TABLE && !is_table(e, r->here.page_size)) ||
         ((e->type == PM__R_STAT || e->type == PM__R_MAPPED) && !is_file(e)))
         return false;
     r->words += e->type == PM__R_WORDS ? pm__get32(e->at + 4) * (uint64_t)8 : e->size;
@@ -249,6 +267,7 @@ static bool add(struct pm__replay *r, const struct event *e)
     case PM__R_SCAN:
     case PM__R_STAT:
     case PM__R_MAPPED:
+    case PM__R_TABLE:
         good = add_answer(r, e);
         break;
     case PM__R_OURS:
@@ -291,7 +310,8 @@ static bool take_head(struct pm__replay *r, const struct event *e)
         .page_size = page,
         .features = {.softdirty = flags & PM__H_SOFTDIRTY,
                      .guard = flags & PM__H_GUARD,
-                     .scan = flags & PM__H_SCAN},
+                     .scan = flags & PM__H_SCAN,
+                     .pte = flags & PM__H_PTE},
         .busy = flags & PM__H_BUSY,
     };
     r->request = (pm_request){
@@ -300,6 +320,7 @@ static bool take_head(struct pm__replay *r, const struct event *e)
         .depth = (int32_t)pm__get32(p + 28),
         .counters = (int32_t)pm__get32(p + 32),
         .stopper = flags & PM__H_STOPPED ? 0 : -1,
+        .young = flags & PM__H_YOUNG ? 1 : 0,
     };
     r->io.table_pages = table;
     snprintf(r->writer, sizeof r->writer, "%s", (const char *)p + names);
@@ -360,7 +381,15 @@ static bool covers(uint64_t start, uint64_t n, uint64_t offset)
     return n ? offset >= start && offset - start < n : offset == start;
 }
 
-static bool answers(const struct event *e, const struct question *q)
+/* Whether a table, or the failure to read it, tells of a page. */
+static bool is_covered(const struct event *e, uint64_t page_size, uint64_t address)
+{
+    if ((int32_t)pm__get32(e->at + 4) < 0)
+        return pm__get64(e->at + 8) == address;
+    return covers(pm__get64(e->at + 16), pm__get64(e->at + 24), address / page_size);
+}
+
+static bool answers(const struct pm__replay *r, const struct event *e, const struct question *q)
 {
     if (q->type == PM__R_BYTES && e->type == PM__R_BYTES)
         return covers(pm__get64(e->at + 8), e->size - PM__BYTES_SIZE, q->offset);
@@ -368,6 +397,8 @@ static bool answers(const struct event *e, const struct question *q)
         return covers(pm__get64(e->at + 8), pm__get32(e->at + 4) * (uint64_t)8, q->offset);
     if (e->type != q->type)
         return false;
+    if (q->type == PM__R_TABLE)
+        return is_covered(e, r->here.page_size, q->offset);
     const struct pm_scan_arg *a = q->scan;
     return !a || (scan_field(e, FLAGS) == a->flags && scan_field(e, START) == a->start &&
                   scan_field(e, END) == a->end && scan_field(e, INVERTED) == a->category_inverted &&
@@ -382,11 +413,11 @@ static uint32_t find(struct pm__replay *r, const struct handle *h, const struct 
 {
     uint32_t found = NONE, e;
     for (e = h->next; e != NONE && r->steps < MAX_STEPS; e = r->events[e].next, r->steps++)
-        if (answers(&r->events[e], q))
+        if (answers(r, &r->events[e], q))
             return e;
     for (e = r->opens[h->opened].first; e != h->next && r->steps < MAX_STEPS;
          e = r->events[e].next, r->steps++)
-        if (answers(&r->events[e], q))
+        if (answers(r, &r->events[e], q))
             found = e;
     return r->steps < MAX_STEPS ? found : NONE;
 }
@@ -467,10 +498,9 @@ static int replay_close(void *ctx, int fd)
     return 0;
 }
 
-/* Entries [from, from + n) of a read. */
-static void expand(const struct event *e, uint64_t from, char *buf, uint64_t n)
+/* Entries [from, from + n) of a row of chunks. */
+static void expand(const unsigned char *p, uint64_t from, char *buf, uint64_t n)
 {
-    const unsigned char *p = e->at + PM__WORDS_SIZE;
     for (uint64_t at = 0, some, to = from + n; at < to; at += some) {
         uint32_t head = pm__get32(p);
         bool run = head & PM__RUN;
@@ -511,7 +541,7 @@ static ssize_t replay_pread(void *ctx, int fd, void *buf, size_t n, uint64_t off
     if (from + got < len)
         h->next = (uint32_t)(e - r->events); /* there is more of it */
     if (words)
-        expand(e, from / 8, buf, got / 8);
+        expand(e->at + PM__WORDS_SIZE, from / 8, buf, got / 8);
     else
         memcpy(buf, e->at + PM__BYTES_SIZE + from, got);
     return (ssize_t)got;
@@ -536,6 +566,30 @@ static int replay_ioctl(void *ctx, int fd, unsigned long request, void *arg)
     }
     a->walk_end = scan_field(e, WALK_END);
     return n;
+}
+
+/* A table that was not read before is not known; nothing else depends on it. */
+static int replay_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
+{
+    struct pm__replay *r = ctx;
+    struct handle *h = handle_of(r, pagemap);
+    const struct question q = {.type = PM__R_TABLE, .offset = address};
+    (void)most; /* what there is, is given */
+    uint32_t found = h ? find(r, h, &q) : NONE;
+    if (found == NONE)
+        return h ? -ENODATA : -EBADF;
+    const struct event *e = &r->events[found];
+    h->next = e->next;
+    int32_t rc = (int32_t)pm__get32(e->at + 4);
+    if (rc < 0)
+        return rc;
+    out->first = pm__get64(e->at + 16);
+    out->pages = pm__get64(e->at + 24);
+    bool one = (pm__get32(e->at + PM__TABLE_SIZE) & ~PM__RUN) == 1;
+    out->n = one && e->size == PM__TABLE_SIZE + 12 ? 1 : (size_t)out->pages;
+    expand(e->at + PM__TABLE_SIZE, 0, (char *)out->entry, out->n);
+    return 0;
 }
 
 static int replay_file(struct pm__replay *r, int fd, uint32_t type, const char *what,
@@ -661,6 +715,7 @@ int pm__replay_new(const void *data, size_t len, struct pm__replay **out, pm_err
         .here = replay_here,
         .mapped = replay_mapped,
         .ours = replay_ours,
+        .table = replay_table,
         .ctx = r,
     };
     return parse(r, data, len);

@@ -34,7 +34,9 @@ static bool may_have_been_zero(uint64_t entry, uint32_t state)
     return (state & PM_BIT(PM__DRIFTED)) && !(entry & (PM_PE_FILE | PM_PE_PFN_MASK));
 }
 
-static uint32_t known_of(const struct pm__span *span, uint64_t entry, uint32_t state)
+/* `young`: the bit of Y, where it was asked for. */
+static uint32_t known_of(const struct pm__span *span, uint64_t entry, uint32_t state,
+                         uint32_t young)
 {
     if (state & PM_BIT(PM_RACED))
         return PM_BIT(PM_RACED);
@@ -46,6 +48,8 @@ static uint32_t known_of(const struct pm__span *span, uint64_t entry, uint32_t s
         known |= PM_BIT(PM_ZERO);
     if (may_have_been_zero(entry, state))
         known &= ~PM_BIT(PM_ZERO);
+    if (state & PM_BIT(PM__TOLD))
+        known |= young | PM_BIT(PM_PTEDIRTY);
     return span->asked_huge ? known | PM_BIT(PM_HUGE) : known;
 }
 
@@ -64,16 +68,17 @@ static bool goes_on(const struct last *l, uint64_t vpn, uint64_t entry, uint32_t
     return entry == l->entry + 1 || !may_share_frame(entry, state, mapcount);
 }
 
-static void begin_run(struct pm__runs *r, const struct pm__span *span, const struct last *page)
+static void begin_run(struct pm__runs *r, const struct pm__span *span, const struct last *page,
+                      uint32_t young)
 {
     size_t j = r->n++;
     r->vpn[j] = page->vpn;
     r->entry[j] = page->entry;
     r->count[j] = 1;
-    r->known[j] = known_of(span, page->entry, page->state);
+    r->known[j] = known_of(span, page->entry, page->state, young);
     if (may_share_frame(page->entry, page->state, page->mapcount))
         r->known[j] |= PM_BIT(PM__FRAMED);
-    r->set[j] = page->state;
+    r->set[j] = page->state & ~PM_BIT(PM__TOLD);
     r->lo[j] = r->hi[j] = page->mapcount;
 }
 
@@ -81,6 +86,13 @@ static void begin_run(struct pm__runs *r, const struct pm__span *span, const str
 static bool is_huge_file(const struct pm__capture *c, const struct pm__span *span)
 {
     return c->mappings[span - c->spans].kind == PM_KIND_HUGETLB;
+}
+
+/* Its page table entry said otherwise than pagemap, which said twice the same. */
+static bool is_disputed(const struct pm__capture *c, uint64_t entry, uint32_t state)
+{
+    return (c->header.sources & 1u << PM_SRC_PTE) && (entry & PM_PE_PRESENT) &&
+           !(state & (PM_BIT(PM_RACED) | PM_BIT(PM__TOLD)));
 }
 
 static void join_mapping(struct pm__capture *c, struct pm__span *span)
@@ -93,10 +105,11 @@ static void join_mapping(struct pm__capture *c, struct pm__span *span)
         uint32_t state = p->state[i] & ~FROM_ENTRY;
         uint32_t counted = state & PM_BIT(PM__KCOUNT) ? p->mapcount[i] : 0;
         struct last page = {p->vpn[i], p->entry[i], state, counted};
+        c->header.pte_disagreed += is_disputed(c, page.entry, state);
         if (i != span->first && goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
             r->count[r->n - 1]++;
         else
-            begin_run(r, span, &page);
+            begin_run(r, span, &page, c->request->young ? PM_BIT(PM_YOUNG) : 0);
         last = page;
     }
     span->first = first;

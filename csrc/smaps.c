@@ -240,13 +240,23 @@ static enum pm_kind first_guess(const struct reader *r)
     return m->dev_major != 0 ? PM_KIND_FILE : PM_KIND_UNKNOWN;
 }
 
+/* What our own memory may look like in maps: private and anonymous, or a map of a program. */
+static bool may_be_ours(const struct reader *r)
+{
+    static const char map[] = "anon_inode:bpf-map";
+    const pm_mapping *m = &r->rec.m;
+    if (m->perms & PM_SHARED_MAP)
+        return m->name_len == sizeof map - 1 && memcmp(r->rec.name, map, sizeof map - 1) == 0;
+    return m->inode == 0 && !(m->perms & PM_EXEC);
+}
+
 /* Our own arenas and blocks are left out: in ourselves, and in children forked from us,
  * where a block is recognised by its place and its being kept out of core dumps. */
 static bool is_hidden(const struct reader *r)
 {
     const pm_mapping *m = &r->rec.m;
     const struct pm__io *io = r->c->io;
-    if (m->inode != 0 || (m->perms & (PM_SHARED_MAP | PM_EXEC)))
+    if (!may_be_ours(r))
         return false;
     if (r->c->header.self)
         return io->ours(io->ctx, m->start, m->end, false);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Request:
 
     ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
     ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
+    ``young`` asks for Y of each page, where page tables can be read.
     """
 
     pid: int = 0
@@ -96,6 +98,7 @@ class Request:
     extents: tuple[tuple[int, int], ...] = ()
     max_pages: int = 0
     stopper: int = -1
+    young: bool = False
     tick: Tick | None = None
 
 
@@ -293,12 +296,13 @@ class _Ticker:
             return 1
 
 
+#: Exceptions between the engine and a ticker, by thread, until the capture that they cancel ends.
+#: Only a signal's can happen there, and before it is known whose ticker is called.
+_between: dict[int, BaseException] = {}
+
+
 def _on_error(kind: type[BaseException], exc: BaseException, traceback: object) -> None:
-    """An exception between the engine and the ticker; only a signal's can happen there."""
-    if traceback is not None:
-        ticker = traceback.tb_frame.f_locals.get("ticker")  # type: ignore[attr-defined]
-        if ticker is not None:
-            ticker.raised = exc
+    _between[threading.get_ident()] = exc
 
 
 if _missing is None:
@@ -315,6 +319,7 @@ def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
     asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
     asked.extents, asked.n_extents = extents, len(request.extents)
     asked.max_pages, asked.stopper = request.max_pages, request.stopper
+    asked.young = request.young
     handle = ffi.new_handle(ticker)
     if ticker:
         asked.tick, asked.tick_arg = lib.pm_python_tick, handle
@@ -406,8 +411,9 @@ class Columns:
         asked, kept = _request(request, ticker)
         code = capture(asked, out, err)
         del kept  # until here: the extents, and what the callback finds the ticker by
-        if ticker and ticker.raised:
-            raise ticker.raised
+        raised = _between.pop(threading.get_ident(), None) or (ticker and ticker.raised)
+        if raised:
+            raise raised
         if code < 0:
             detail = ffi.string(err.detail).decode()
             _raise_capture(request.pid, err.code, err.stage, detail)
@@ -487,6 +493,11 @@ class Columns:
     def missed_pages(self) -> int:
         """Pages that were missed, or met twice, as memory moved; by the kernel's total."""
         return int(self._header.missed_pages)
+
+    @property
+    def pte_disagreed(self) -> int:
+        """Present pages whose page table entry did not agree with pagemap: Y and P are unknown."""
+        return int(self._header.pte_disagreed)
 
     @property
     def faults(self) -> int:
@@ -709,6 +720,7 @@ class Columns:
             appeared=self.appeared,
             raced_pages=self.raced_pages,
             missed_pages=self.missed_pages,
+            pte_disagreed=self.pte_disagreed,
             faults=self.faults,
             depth=self.depth,
             partial=self.partial,
@@ -912,6 +924,7 @@ class _Builder:
                 "appeared": p.appeared,
                 "raced_pages": p.raced_pages,
                 "missed_pages": p.missed_pages,
+                "pte_disagreed": p.pte_disagreed,
                 "faults": p.faults,
                 "depth": p.depth,
                 "partial": p.partial,

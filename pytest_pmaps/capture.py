@@ -73,6 +73,7 @@ def snapshot(
     window: tuple[int, int] | None = None,
     progress: Progress | None = None,
     stop: bool = False,
+    young: bool = False,
 ) -> Snapshot:
     """Capture the memory of a process: ``target`` is a pid, anything with a ``pid``
     (``subprocess.Popen``, ``psutil.Process``, ``multiprocessing.Process``, asyncio's process),
@@ -93,6 +94,10 @@ def snapshot(
     ``stop`` holds another process still while it is captured, so that nothing in it moves; what
     that does to it is in docs/stopping.md.  Its ``stopped_ns`` says for how long.
 
+    ``young`` asks for Y of each page, from its page table entry, where those can be read (CAP_BPF
+    and CAP_PERFMON, see docs/security.md); ranges then break on it.  It moves by itself: DAMON,
+    MGLRU and reclaim clear it.  Without it Y is known only where counters decide it.
+
     Raises ProcessGone (also for zombies and kernel threads, which have no memory, and for a
     process whose main thread has ended, of which the kernel shows none),
     AccessDenied, Unsupported where the system has no page maps, TypeError for what is no target,
@@ -107,7 +112,7 @@ def snapshot(
         raise ValueError("totals are counters: there are none without")
     if deep is Depth.TOTALS and (select is not None or window is not None):
         raise ValueError("totals are of the whole process: select and window need another depth")
-    request = Request(pid, deep, counters, tick=progress or listener(pid))
+    request = Request(pid, deep, counters, young=young, tick=progress or listener(pid))
     if window is not None:
         request = replace(request, extents=(_whole_pages(window),))
     if select is not None:

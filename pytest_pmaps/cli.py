@@ -185,6 +185,7 @@ def _show_stream(args: argparse.Namespace) -> int:
             counters=not args.no_counters,
             start=args.start or 0,
             pages=args.pages or PIECE,
+            young=True,
             progress=bar,
         )
         try:
@@ -257,6 +258,7 @@ def _target(args: argparse.Namespace) -> Snapshot:
                 counters=not args.no_counters,
                 stop=args.stop,
                 progress=bar,
+                young=True,
             )
             try:
                 return take(select=args.selector)
@@ -315,7 +317,7 @@ def _record(args: argparse.Namespace) -> int:
     from .recordings import record
 
     with _Bar() as bar:
-        snapshot = record(args.pid, args.file, progress=bar, stop=args.stop)
+        snapshot = record(args.pid, args.file, progress=bar, stop=args.stop, young=True)
     size = -(-Path(args.file).stat().st_size // 1024)
     print(_printable(f"{args.file}: process {snapshot.pid} ({snapshot.comm}), {size:,} KiB"))
     return 0

@@ -70,8 +70,14 @@ _REMEDIES = {
     "scan_guard": "Linux 6.15 or newer; older kernels show guard pages as swap entries",
     "softdirty": "a kernel with CONFIG_MEM_SOFT_DIRTY",
     "anon_names": "a kernel with CONFIG_ANON_VMA_NAME",
-    "pte": "a later version of pytest-pmaps: this one does not read page tables",
 }
+
+_BPF = (
+    "run with CAP_BPF and CAP_PERFMON of the initial user namespace (docker: --cap-add BPF "
+    "--cap-add PERFMON), for an ordinary user as ambient capabilities: setpriv --reuid USER "
+    "--init-groups --inh-caps +bpf,+perfmon --ambient-caps +bpf,+perfmon CMD (never as "
+    "capabilities of the python file: those close its own pagemap)"
+)
 
 
 def sources() -> list[SourceStatus]:
@@ -82,7 +88,7 @@ def sources() -> list[SourceStatus]:
             decides=_DECIDES[name],
             works=code == 0,
             reason="" if code == 0 else _reason(name, code),
-            remedy="" if code == 0 else _REMEDIES.get(name, ""),
+            remedy="" if code == 0 else _remedy(name, code),
         )
         for name, code in _native.probe().items()
     ]
@@ -90,7 +96,7 @@ def sources() -> list[SourceStatus]:
 
 def _reason(name: str, code: int) -> str:
     if name == "pte":
-        return "not built into this version"
+        return _why_no_tables(code)
     if name in ("pfn", "kpageflags", "kpagecount") and code in (-1, errno.EACCES, errno.EPERM):
         return _why_no_frames()
     if code == -1:
@@ -104,7 +110,69 @@ def _reason(name: str, code: int) -> str:
     return os.strerror(code)
 
 
+def _remedy(name: str, code: int) -> str:
+    return _remedy_for_tables(code) if name == "pte" else _REMEDIES.get(name, "")
+
+
 _CAP_SYS_ADMIN = 21
+_CAP_PERFMON = 38
+_CAP_BPF = 39
+
+#: ``enum pm_pte_refusal``: why, and what would help.
+_REFUSALS = {
+    20001: ("page tables are read on x86-64 alone", ""),
+    20002: (
+        "the kernel does not describe its types (/sys/kernel/btf/vmlinux), or not those it takes",
+        "a kernel with CONFIG_DEBUG_INFO_BTF, and sysfs mounted",
+    ),
+    20003: (
+        "the kernel refused the program",
+        "a kernel from 5.10 on, not locked down for confidentiality",
+    ),
+    20004: (
+        "the place of physical memory was not found",
+        "please report it, with the output of pmaps doctor and the kernel's version",
+    ),
+    20005: (
+        "pages of our own in known states read otherwise, so that it is not trusted",
+        "please report it, with the output of pmaps doctor and the kernel's version",
+    ),
+}
+
+
+def _why_no_tables(code: int) -> str:
+    if code == 20003 and _chosen(_read("/sys/kernel/security/lockdown")) == "confidentiality":
+        return "the kernel is locked down for confidentiality"
+    if code in _REFUSALS:
+        return _REFUSALS[code][0]
+    if code == errno.ENOSYS:
+        return "this kernel has no bpf(2)"
+    if code not in (errno.EPERM, errno.EACCES):
+        return os.strerror(code)
+    missing = _missing_for_bpf()
+    if missing:
+        return f"uid {os.geteuid()} has no {' and no '.join(missing)}"
+    if not _in_initial_user_namespace():
+        return "CAP_BPF counts only in the initial user namespace, and this is another"
+    if code == errno.EACCES:
+        return "our own pagemap is closed to us: the process is not dumpable"
+    return "bpf(2) is refused all the same: by seccomp (docker's default profile) or an LSM"
+
+
+def _missing_for_bpf() -> list[str]:
+    held = int(_status().get("CapEff", "0"), 16)
+    if held >> _CAP_SYS_ADMIN & 1:  # which stands for both
+        return []
+    names = {"CAP_BPF": _CAP_BPF, "CAP_PERFMON": _CAP_PERFMON}
+    return [name for name, bit in names.items() if not held >> bit & 1]
+
+
+def _remedy_for_tables(code: int) -> str:
+    if code in _REFUSALS:
+        return _REFUSALS[code][1]
+    if code == errno.ENOSYS:
+        return "a kernel with CONFIG_BPF_SYSCALL"
+    return _BPF if code in (errno.EPERM, errno.EACCES) else ""
 
 
 def _why_no_frames() -> str:
@@ -194,7 +262,8 @@ def header_line() -> str:
     """One line for pytest's header: what is seen, and what moves."""
     seen = [s.name for s in sources() if s.works]
     frames = "frames, " if {"pfn", "kpageflags", "kpagecount"} <= set(seen) else ""
+    tables = "page tables, " if "pte" in seen else ""
     basic = [name for name in ("pagemap", "smaps", "numa_maps") if name in seen]
-    line = f"pmaps: sees {frames}{', '.join(basic)}"
+    line = f"pmaps: sees {tables}{frames}{', '.join(basic)}"
     moving = [f"{c.name} {c.state}" for c in confounders() if c.name in ("DAMON", "MGLRU", "KSM")]
     return f"{line}; watch out: {', '.join(moving)}" if moving else line

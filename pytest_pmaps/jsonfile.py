@@ -75,7 +75,7 @@ def _inner(values: dict[str, object]) -> str:
 
 
 #: What is left out where it is 0.
-_RARE = ("faults", "partial", "next_address", "stopped_ns")
+_RARE = ("pte_disagreed", "faults", "partial", "next_address", "stopped_ns")
 
 
 def _head(snapshot: PlainSnapshot) -> dict[str, object]:
@@ -252,6 +252,7 @@ def _snapshot(value: object) -> tuple[PlainSnapshot, dict[str, Any]]:
     snapshot.sources = record.need("sources", _sources)
     snapshot.status = record.need("status", _numbers)
     snapshot.depth = record.get("depth", _depth, Depth.FULL)
+    snapshot.pte_disagreed = record.get("pte_disagreed", _integer(_U64), 0)
     snapshot.faults = record.get("faults", _integer(_U64), 0)
     snapshot.partial = record.get("partial", _boolean, False)
     snapshot.next_address = record.get("next_address", _integer(_U64), 0)

@@ -95,6 +95,7 @@ class PlainSnapshot:
     appeared: int = 0
     raced_pages: int = 0
     missed_pages: int = 0
+    pte_disagreed: int = 0
     faults: int = 0
     depth: Depth = Depth.FULL
     partial: bool = False

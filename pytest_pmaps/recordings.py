@@ -27,6 +27,7 @@ def record(
     counters: bool = True,
     progress: Progress | None = None,
     stop: bool = False,
+    young: bool = False,
 ) -> Snapshot:
     """Capture a process as :func:`snapshot` does, and write all that the kernel said to a file.
 
@@ -35,7 +36,8 @@ def record(
     holds, and what not, is in docs/recordings.md: names of files and addresses among it, memory
     and frame numbers not.  The file is replaced in one step and readable by its owner alone.
 
-    ``depth``, ``counters``, ``progress`` and ``stop`` are snapshot()'s, and part of the recording.
+    ``depth``, ``counters``, ``progress``, ``stop`` and ``young`` are snapshot()'s, and part of the
+    recording.
 
     Of a capture that fails because something does not read as expected the file is written, too.
 
@@ -43,7 +45,7 @@ def record(
     """
     __tracebackhide__ = True
     pid = pid_of(target)
-    request = Request(pid, depth_of(depth), counters, tick=progress or listener(pid))
+    request = Request(pid, depth_of(depth), counters, young=young, tick=progress or listener(pid))
     try:
         with replacing(path, _OWNER_ONLY) as file:
             captured = _captured(request, file.fileno(), stop)

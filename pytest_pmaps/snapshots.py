@@ -300,8 +300,14 @@ class Snapshot(Counted):
             )
         if c.faults:
             reasons.append(f"{c.faults} page faults happened while it was captured")
+        if c.pte_disagreed:
+            reasons.append(
+                f"{c.pte_disagreed} page table entries did not agree with pagemap: their Y and P "
+                "are unknown"
+            )
         moved = (
             c.raced_pages
+            or c.pte_disagreed
             or c.faults
             or c.appeared
             or c.missed_pages

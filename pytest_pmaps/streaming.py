@@ -32,13 +32,15 @@ def stream(
     pages: int = PIECE,
     metrics: tuple[str, ...] = (),
     progress: StreamProgress | None = None,
+    young: bool = False,
 ) -> Stream:
     """Walk a process in address order, as snapshots of so many ``pages`` each at most.
 
     It begins at the address ``start``; ``next_address`` of an earlier stream goes on where that
     one ended.  ``metrics`` are added up on the way: ``stream.metric("dirty")``.  ``progress``
     is called every few milliseconds; where it returns True the stream ends there, and so it
-    does with Ctrl-C: what was captured is kept, and ``stream.complete`` is False.
+    does with Ctrl-C: what was captured is kept, and ``stream.complete`` is False.  ``young`` is
+    snapshot()'s.
 
     Raises what :func:`~pytest_pmaps.snapshot` raises, ValueError for a metric that is none.
     """
@@ -50,7 +52,7 @@ def stream(
         raise ValueError("a stream begins at an address, and its pieces have a page at least")
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"{unknown[0]!r} is no metric; metrics are {', '.join(METRICS)}")
-    request = Request(pid_of(target), deep, counters, max_pages=pages)
+    request = Request(pid_of(target), deep, counters, max_pages=pages, young=young)
     return Stream(request, start, metrics, progress)
 
 
@@ -136,6 +138,7 @@ class Stream:
                     request.counters,
                     extents=(extent,),
                     max_pages=request.max_pages,
+                    young=request.young,
                     tick=self._tick if self._listens else None,
                 )
             )

@@ -86,6 +86,7 @@ enum fk_moment {
     FK_SMAPS1,
     FK_NUMA1,
     FK_PAGEMAP1,
+    FK_TABLE,
     FK_KPAGE,
     FK_SCAN,
     FK_PAGEMAP2,
@@ -138,6 +139,7 @@ struct fake {
     const struct fk_world *at[FK_MOMENTS];
     const struct fk_world *after_exec;
     bool show_frames, no_numa, no_kpage, no_scan;
+    bool tables; /* page tables can be read */
     unsigned faults; /* page faults of the target, once its pages were read */
     size_t max_read; /* reads give at most this; 0: no limit */
     size_t scan_regions; /* PAGEMAP_SCAN returns at most this many; 0: as asked */
@@ -825,8 +827,42 @@ static inline int fk_stat(void *ctx, int fd, struct pm__file *out)
 
 static inline void fk_here(void *ctx, struct pm__here *out)
 {
-    (void)ctx;
+    const struct fake *f = ctx;
     pm__kernel.here(NULL, out);
+    out->features.pte = f->tables;
+}
+
+static inline uint64_t fk_table_entry(const struct fk_page *p)
+{
+    if (!fk_present(p))
+        return 0;
+    return PM_PE_PRESENT | (p->frame & PM_PE_PFN_MASK) | (p->young ? PM__PTE_YOUNG : 0) |
+           (p->pte_dirty ? PM__PTE_DIRTY : 0);
+}
+
+/* All tables are of 512 pages, whatever is mapped by huge entries. */
+static inline int fk_table(void *ctx, int fd, uint64_t address, size_t most, struct pm__table *out)
+{
+    struct fake *f = ctx;
+    long rc;
+    if (!fk_is_open(f, fd))
+        return -EBADF;
+    if (fk_strikes(f, false, &rc))
+        return (int)rc;
+    if (f->dead || f->fds[fd - FK_FD0].generation != f->generation)
+        return -ESRCH;
+    const struct fk_world *w = fk_now(f, FK_TABLE);
+    size_t left = PM__TABLE_MOST - address / FK_PAGE % PM__TABLE_MOST;
+    memset(out, 0, sizeof *out);
+    out->first = address / FK_PAGE;
+    out->pages = out->n = most < left ? most : left;
+    for (size_t i = 0; i < w->n; i++) {
+        const struct fk_mapping *m = &w->mappings[i];
+        for (size_t k = 0; k < m->n; k++)
+            if (m->start / FK_PAGE + k - out->first < out->n)
+                out->entry[m->start / FK_PAGE + k - out->first] = fk_table_entry(&m->pages[k]);
+    }
+    return 0;
 }
 
 static inline int fk_mapped(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out)
@@ -860,6 +896,7 @@ static inline void fk_init(struct fake *f, const struct fk_world *w)
                             .here = fk_here,
                             .mapped = fk_mapped,
                             .ours = fk_ours,
+                            .table = fk_table,
                             .ctx = f,
                             .table_pages = 1}; /* huge pages of any size, in small worlds */
     for (int i = 0; i < FK_MOMENTS; i++)
@@ -876,7 +913,8 @@ static inline bool fk_tidy(const struct fake *f)
 static inline int fk_capture(struct fake *f, pm_snapshot **out, pm_error *err)
 {
     *out = NULL;
-    const pm_request r = {.pid = FK_PID, .depth = PM_FULL, .counters = 1, .stopper = -1};
+    const pm_request r = {
+        .pid = FK_PID, .depth = PM_FULL, .counters = 1, .stopper = -1, .young = f->tables};
     return pm__capture_with(&f->io, &r, out, err);
 }
 

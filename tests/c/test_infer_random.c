@@ -264,6 +264,7 @@ static void host_of(struct rng *r, struct fake *f, const struct sample *s)
     f->no_numa = rng_once_in(r, 5);
     f->no_scan = rng_once_in(r, 3);
     f->scan_regions = rng_once_in(r, 3) ? 1 : 0;
+    f->tables = rng_once_in(r, 2);
 }
 
 /* ---- held against the truth ----------------------------------------------------------- */
@@ -401,7 +402,8 @@ static void much_is_decided(void)
         unsigned percent;
     } least[] = {{PM_PRESENT, 100},  {PM_FILE, 95},    {PM_NORMAL, 85},  {PM_DIRTY, 60},
                  {PM_EXCLUSIVE, 80}, {PM_PORD, 50},    {PM_TOUCHED, 50}, {PM_ACTIVE, 50},
-                 {PM_WRITEBACK, 50}, {PM_SWAPPED, 80}, {PM_ZERO, 80}};
+                 {PM_WRITEBACK, 50}, {PM_SWAPPED, 80}, {PM_ZERO, 80},    {PM_YOUNG, 50},
+                 {PM_PTEDIRTY, 50}};
     for (size_t i = 0; i < sizeof least / sizeof *least; i++) {
         unsigned long all = pages_seen[least[i].bit], some = claims[least[i].bit];
         CHECK_IN(all > 0 && some * 100 >= all * least[i].percent, "%s: %lu of %lu",

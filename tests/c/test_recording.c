@@ -306,7 +306,8 @@ static void another_kernel(void)
     for (unsigned bits = 0; bits < 8; bits++) {
         pm_snapshot *live;
         pm_error err;
-        elsewhere = (struct pm__features){bits & 1, bits & 2, bits & 4};
+        elsewhere =
+            (struct pm__features){.softdirty = bits & 1, .guard = bits & 2, .scan = bits & 4};
         make_fake(true);
         fake.io.here = here_is_elsewhere;
         CHECK_EQ(round_trip(&t, &whole, "features"), 0);

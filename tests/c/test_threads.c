@@ -130,6 +130,8 @@ static unsigned open_files(void)
 static void all_at_once(void)
 {
     struct thread threads[THREADS];
+    pm_host host;
+    pm_probe(&host); /* the first capture may load a program, and keeps it */
     unsigned files = open_files();
     for (unsigned i = 0; i < THREADS; i++) {
         threads[i].number = i;
