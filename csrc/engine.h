@@ -203,6 +203,7 @@ struct pm__capture {
     size_t n_parts;
     struct pm__pages pages;
     void *aside; /* PM__ASIDE bytes a page: to sort in, then the rest of the runs */
+    size_t compared; /* so many of them were held against their page table entries */
     struct pm__runs runs;
 
     uint64_t vm_size; /* VmSize, bytes */

@@ -49,7 +49,8 @@ static size_t wanted(const struct pm__pages *p, size_t page)
     return (size_t)(p->vpn[last] - first) + 1;
 }
 
-/* One that changes all the time is left out: it maps nothing for sure. */
+/* One that changes all the time is left out: it maps nothing for sure.  1: none can be read any
+ * more, as where rights were given up. */
 static int read_table(struct pm__capture *c, size_t page, struct pm__table *t)
 {
     uint64_t vpn = c->pages.vpn[page];
@@ -59,14 +60,15 @@ static int read_table(struct pm__capture *c, size_t page, struct pm__table *t)
         rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, most, t);
     if (rc == -ESRCH)
         return pm__target_verify(c);
-    if (rc >= 0) {
-        c->header.sources |= 1u << PM_SRC_PTE;
-    } else {
+    if (rc < 0 && rc != -EAGAIN)
+        return 1;
+    if (rc == -EAGAIN) {
         t->first = vpn;
         t->pages = most;
         t->n = 1;
         t->entry[0] = 0;
     }
+    c->header.sources |= 1u << PM_SRC_PTE;
     return 0;
 }
 
@@ -78,15 +80,15 @@ int pm__pte_read(struct pm__capture *c)
     struct pm__table *t = pm__take_zeroed(&c->arena, 1, sizeof *t);
     if (!t)
         return -ENOBUFS;
-    for (size_t i = 0; i < p->n; i++) {
+    for (size_t i = 0; i < p->n; i++, c->compared = i) {
         if (!(p->entry[i] & PM_PE_PRESENT))
             continue;
         if (p->vpn[i] - t->first >= t->pages) {
             int rc = read_table(c, i, t);
             if (rc == 0)
                 rc = pm__tick(c, 0);
-            if (rc < 0)
-                return rc;
+            if (rc != 0)
+                return rc < 0 ? rc : 0;
         }
         uint64_t told = entry_of(t, p->vpn[i]);
         if (agrees(told, p->entry[i]))

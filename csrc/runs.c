@@ -89,10 +89,10 @@ static bool is_huge_file(const struct pm__capture *c, const struct pm__span *spa
 }
 
 /* Its page table entry said otherwise than pagemap, which said twice the same. */
-static bool is_disputed(const struct pm__capture *c, uint64_t entry, uint32_t state)
+static bool is_disputed(const struct pm__capture *c, size_t page)
 {
-    return (c->header.sources & 1u << PM_SRC_PTE) && (entry & PM_PE_PRESENT) &&
-           !(state & (PM_BIT(PM_RACED) | PM_BIT(PM__TOLD)));
+    return page < c->compared && (c->pages.entry[page] & PM_PE_PRESENT) &&
+           !(c->pages.state[page] & (PM_BIT(PM_RACED) | PM_BIT(PM__TOLD)));
 }
 
 static void join_mapping(struct pm__capture *c, struct pm__span *span)
@@ -105,7 +105,7 @@ static void join_mapping(struct pm__capture *c, struct pm__span *span)
         uint32_t state = p->state[i] & ~FROM_ENTRY;
         uint32_t counted = state & PM_BIT(PM__KCOUNT) ? p->mapcount[i] : 0;
         struct last page = {p->vpn[i], p->entry[i], state, counted};
-        c->header.pte_disagreed += is_disputed(c, page.entry, state);
+        c->header.pte_disagreed += is_disputed(c, i);
         if (i != span->first && goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
             r->count[r->n - 1]++;
         else
