@@ -255,7 +255,9 @@ def _check_proc(pid: int) -> None:
 
 
 def probe() -> dict[str, int]:
-    """What this host lets us see: by name 0 (works), an errno, or -1 (opens but shows nothing), or a refusal."""
+    """What this host lets us see: by name 0 (works), an errno, -1 (it opens but shows nothing), or
+    an ``enum pm_pte_refusal``.
+    """
     require_engine()
     host = ffi.new("pm_host *")
     lib.pm_probe(host)
