@@ -441,6 +441,7 @@ enum pm_probe_item {
     PM_PROBE_KPAGECOUNT,
     PM_PROBE_ANON_NAMES,
     PM_PROBE_PTE,
+    PM_PROBE_UFFD, /* windows over what we write; without it soft-dirty bits may do */
     PM_N_PROBES
 };
 

@@ -255,12 +255,14 @@ def _check_proc(pid: int) -> None:
 
 
 def probe() -> dict[str, int]:
-    """What this host lets us see: by name 0 (works), an errno, or -1 (opens but shows nothing)."""
+    """What this host lets us see: by name 0 (works), an errno, -1 (it opens but shows nothing), or
+    an ``enum pm_pte_refusal``.
+    """
     require_engine()
     host = ffi.new("pm_host *")
     lib.pm_probe(host)
     names = ("maps", "smaps", "numa_maps", "pagemap", "pfn", "scan", "scan_zero", "scan_guard")
-    more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte")
+    more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte", "userfaultfd")
     return dict(zip((*names, *more), host.probe, strict=True))
 
 
