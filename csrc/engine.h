@@ -30,6 +30,7 @@ struct pm__features {
     bool guard;     /* pagemap bit 58 means something */
     bool scan;      /* PAGEMAP_SCAN works */
     bool pte;       /* page tables can be read */
+    bool deep;      /* page tables have five levels (x86-64) */
 };
 
 /* Where a capture takes place. */
@@ -262,7 +263,7 @@ int pm__kpage_read(struct pm__capture *c);
 bool pm__wants_tables(const pm_request *request);
 int pm__pte_read(struct pm__capture *c);
 int pm__elf_read(struct pm__capture *c);
-uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
+uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size, bool deep,
                             uint8_t *trust);
 
 /* ---- runs.c, infer.c, ranges.c ---------------------------------------------------- */

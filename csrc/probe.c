@@ -79,6 +79,21 @@ static bool shows_guard(const struct trial *t)
     return entry & PM_PE_GUARD;
 }
 
+/* Only with five levels of page tables is there an address beyond 47 bits, for who asks for one. */
+static bool has_five_levels(void)
+{
+#if defined(__x86_64__)
+    uint64_t beyond = UINT64_C(1) << 50, size = 4096;
+    void *p = mmap((void *)beyond, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    munmap(p, size);
+    return (uintptr_t)p >> 47;
+#else
+    return false;
+#endif
+}
+
 static struct pm__features features;
 
 static void find_features(void)
@@ -88,6 +103,7 @@ static void find_features(void)
         features.softdirty = t.entry & PM_PE_SOFTDIRTY;
         features.scan = try_scan(&t, PM_SCAN_PRESENT) == 0;
         features.guard = shows_guard(&t);
+        features.deep = has_five_levels();
     }
     end_trial(&t);
 }

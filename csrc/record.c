@@ -341,7 +341,8 @@ static void put_head(struct recorder *r, const struct pm__here *here)
                       (here->features.softdirty ? PM__H_SOFTDIRTY : 0) |
                       (here->features.guard ? PM__H_GUARD : 0) |
                       (here->features.scan ? PM__H_SCAN : 0) | (here->busy ? PM__H_BUSY : 0) |
-                      (here->features.pte ? PM__H_PTE : 0) | (q->young ? PM__H_YOUNG : 0));
+                      (here->features.pte ? PM__H_PTE : 0) |
+                      (here->features.deep ? PM__H_DEEP : 0) | (q->young ? PM__H_YOUNG : 0));
     put_number(r, (uint32_t)q->depth);
     put_number(r, (uint32_t)q->counters);
     put_number(r, (uint32_t)q->n_extents);

@@ -57,7 +57,8 @@ enum {
     PM__H_SCAN = 1 << 4,
     PM__H_BUSY = 1 << 5,
     PM__H_PTE = 1 << 6,
-    PM__H_YOUNG = 1 << 7
+    PM__H_YOUNG = 1 << 7,
+    PM__H_DEEP = 1 << 8
 };
 
 /* How a file was opened, as far as it matters to what comes of it. */

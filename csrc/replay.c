@@ -311,7 +311,8 @@ static bool take_head(struct pm__replay *r, const struct event *e)
         .features = {.softdirty = flags & PM__H_SOFTDIRTY,
                      .guard = flags & PM__H_GUARD,
                      .scan = flags & PM__H_SCAN,
-                     .pte = flags & PM__H_PTE},
+                     .pte = flags & PM__H_PTE,
+                     .deep = flags & PM__H_DEEP},
         .busy = flags & PM__H_BUSY,
     };
     r->request = (pm_request){

@@ -313,7 +313,8 @@ static int append(struct reader *r)
     int rc = 0;
     pm_mapping *m = &r->rec.m, piece;
     m->kind = (uint8_t)first_guess(r);
-    m->index = pm__index_of_first(m, r->rec.name, r->c->header.page_size, &m->index_trust);
+    m->index = pm__index_of_first(m, r->rec.name, r->c->header.page_size, r->c->features.deep,
+                                  &m->index_trust);
     for (size_t i = 0; rc == 0 && piece_of(r->c, m, i, &piece); i++)
         if (piece.start < piece.end)
             rc = append_piece(r, &piece);
@@ -531,8 +532,9 @@ int pm__rollup_read(struct pm__capture *c)
 /* Page index of a mapping's first page, as the RFC defines it (vm_pgoff).  maps
  * prints 0 for anonymous memory, whose vm_pgoff is start / page size unless it
  * was moved: mremap, which cannot be seen, and the stack, which exec builds just
- * below STACK_TOP_MAX (0x7ffffffff000 with 4-level tables) and then moves. */
-uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size,
+ * below STACK_TOP_MAX (0x7ffffffff000; 0xfffffffffff000
+ * with five levels of page tables) and then moves. */
+uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page_size, bool deep,
                             uint8_t *trust)
 {
     *trust = PM_INDEX_EXACT;
@@ -543,7 +545,7 @@ uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page
     *trust = PM_INDEX_GUESS;
 #if defined(__x86_64__)
     if (m->name_len == 7 && memcmp(name, "[stack]", 7) == 0)
-        return UINT64_C(0x7ffffffff) - (m->end - m->start) / page_size;
+        return (deep ? UINT64_C(0xfffffffffff) : 0x7ffffffff) - (m->end - m->start) / page_size;
 #endif
     return m->start / page_size;
 }

@@ -35,9 +35,10 @@ _NAME_COLUMN = 73
 _PRESENT, _NORMAL = 1 << Fact.PRESENT, 1 << Fact.NORMAL
 _RFC_FLAGS = (1 << len(FLAG_LETTERS)) - 1
 
-#: Page index behind the last page of a fresh ``[stack]`` on x86-64: exec builds it at the top
-#: of user space and then moves it, which leaves the indexes behind.
-_STACK_TOP_INDEX = 0x7FFFFFFFF
+#: Page indexes behind the last page of a fresh ``[stack]`` on x86-64, with four levels of page
+#: tables and with five: exec builds it at the top of user space and then moves it, which leaves
+#: the indexes behind.
+_STACK_TOPS = (0x7FFFFFFFF, 0xFFFFFFFFFFF)
 
 
 @dataclass(slots=True)
@@ -396,8 +397,8 @@ def _bases(mapping: PlainMapping, pages: int, page_size: int) -> Iterator[int]:
         return
     if mapping.kind == Kind.SPECIAL:
         yield 0
-    if mapping.name.startswith("[stack") and page_size == 4096 and pages <= _STACK_TOP_INDEX:
-        yield _STACK_TOP_INDEX - pages
+    if mapping.name.startswith("[stack") and page_size == 4096:
+        yield from (top - pages for top in _STACK_TOPS if pages <= top)
     yield mapping.start // page_size
     yield 0
 

@@ -303,11 +303,11 @@ static void here_is_elsewhere(void *ctx, struct pm__here *out)
 static void another_kernel(void)
 {
     struct tape t = {0};
-    for (unsigned bits = 0; bits < 8; bits++) {
+    for (unsigned bits = 0; bits < 16; bits++) {
         pm_snapshot *live;
         pm_error err;
-        elsewhere =
-            (struct pm__features){.softdirty = bits & 1, .guard = bits & 2, .scan = bits & 4};
+        elsewhere = (struct pm__features){
+            .softdirty = bits & 1, .guard = bits & 2, .scan = bits & 4, .deep = bits & 8};
         make_fake(true);
         fake.io.here = here_is_elsewhere;
         CHECK_EQ(round_trip(&t, &whole, "features"), 0);

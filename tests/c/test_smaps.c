@@ -266,18 +266,22 @@ static void first_index(void)
         const char *line;
         uint64_t index;
         uint8_t trust;
+        bool deep;
     } cases[] = {
-        {"5000-7000 rw-p 00003000 fe:00 9  /x", 3, PM_INDEX_EXACT},
-        {"5000-7000 rw-p 00000000 00:00 0 ", 5, PM_INDEX_GUESS},
-        {"5000-7000 rw-p 00000000 00:00 0  [heap]", 5, PM_INDEX_GUESS},
-        {"5000-7000 r-xp 00000000 00:00 0  [vdso]", 0, PM_INDEX_EXACT},
+        {"5000-7000 rw-p 00003000 fe:00 9  /x", 3, PM_INDEX_EXACT, false},
+        {"5000-7000 rw-p 00000000 00:00 0 ", 5, PM_INDEX_GUESS, false},
+        {"5000-7000 rw-p 00000000 00:00 0  [heap]", 5, PM_INDEX_GUESS, false},
+        {"5000-7000 r-xp 00000000 00:00 0  [vdso]", 0, PM_INDEX_EXACT, false},
 #if defined(__x86_64__)
-        {"5000-7000 rw-p 00000000 00:00 0  [stack]", 0x7fffffffd, PM_INDEX_GUESS},
+        {"5000-7000 rw-p 00000000 00:00 0  [stack]", 0x7fffffffd, PM_INDEX_GUESS, false},
+        {"5000-7000 rw-p 00000000 00:00 0  [stack]", 0xffffffffffd, PM_INDEX_GUESS, true},
 #endif
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct rig g;
-        CHECK_EQ(parse(&g, cases[i].line), 0);
+        rig_make(&g, 16, 1, 4096);
+        g.c.features.deep = cases[i].deep;
+        CHECK_EQ(read_text(&g, PM__BEFORE, cases[i].line, strlen(cases[i].line)), 0);
         CHECK_IN(g.c.mappings[0].index == cases[i].index &&
                      g.c.mappings[0].index_trust == cases[i].trust,
                  "%s: %llu", cases[i].line, (unsigned long long)g.c.mappings[0].index);

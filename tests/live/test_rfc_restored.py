@@ -116,7 +116,7 @@ def test_indexes(idle: int):
 
 def top_of_stack() -> int:
     """The page behind the stack as exec first puts it: the last but one of user space."""
-    return 0x7FFFFFFFF
+    return (1 << reader.address_bits()) // PAGE - 1
 
 
 def test_p_is_what_smaps_counts(idle: int):

@@ -552,24 +552,27 @@ class Pages:
 
 
 @functools.cache
-def _four_levels() -> bool:
-    """Tell whether this is x86-64 with page tables of four levels."""
+def address_bits() -> int:
+    """Give how many bits a user's address has on x86-64; on other machines 0."""
     flags = re.search(rb"^flags.*", Path("/proc/cpuinfo").read_bytes(), re.MULTILINE)
-    return os.uname().machine == "x86_64" and flags is not None and b"la57" not in flags[0].split()
+    if os.uname().machine != "x86_64" or flags is None:
+        return 0
+    return 56 if b"la57" in flags[0].split() else 47  # five levels of page tables, or four
 
 
 def page_index(header: Header, address: int) -> tuple[int, bool]:
     """Give the RFC's page index of an address, and whether it is certain.
 
     File mappings: file offset in pages, also for private copies.  Anonymous memory: address in
-    pages, unless it was moved.  The main stack was moved at exec from the top of a 4-level
+    pages, unless it was moved.  The main stack was moved at exec from the top of the
     address space; ``[vdso]`` and ``[vvar]`` begin at 0.
     """
     position = (address - header.start) // PAGE
     if header.has_file:
         return header.offset // PAGE + position, True
-    if header.name == "[stack]" and _four_levels() and 1 << 32 < header.end < 1 << 47:
-        return 0x7FFFFFFFF - (header.end - address) // PAGE, True
+    bits = address_bits()
+    if header.name == "[stack]" and bits and 1 << 32 < header.end < 1 << 47:
+        return (1 << bits) // PAGE - 1 - (header.end - address) // PAGE, True
     if header.name in ("[vdso]", "[vvar]", "[vvar_vclock]"):
         return position, True
     return address // PAGE, False

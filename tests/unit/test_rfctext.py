@@ -220,6 +220,7 @@ STACK = "7ffeb9dcf000-7ffeb9df0000 rw-p 00000000 00:00 0 [stack]"
         (ANON.strip(), 0x202, (0x200, False, 2)),
         ("08048000-080c9000 r-xp 08048000 00:00 0", 32842, (32840, True, 2)),
         (STACK, 0x7FFFFFFFE, (0x7FFFFFFFF - 33, False, 32)),
+        (STACK, 0xFFFFFFFFFFE, (0xFFFFFFFFFFF - 33, False, 32)),
         (STACK, 0x7FFEB9DCF, (0x7FFEB9DCF, False, 0)),
         ("7ffeb9df5000-7ffeb9df7000 r-xp 00000000 00:00 0 [vdso]", 1, (0, False, 1)),
         (ANON.strip(), 77, (77, False, 0)),
