@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -294,12 +295,13 @@ class _Ticker:
             return 1
 
 
+#: Exceptions between the engine and a ticker, by thread, until the capture that they cancel ends.
+#: Only a signal's can happen there, and before it is known whose ticker is called.
+_between: dict[int, BaseException] = {}
+
+
 def _on_error(kind: type[BaseException], exc: BaseException, traceback: object) -> None:
-    """An exception between the engine and the ticker; only a signal's can happen there."""
-    if traceback is not None:
-        ticker = traceback.tb_frame.f_locals.get("ticker")  # type: ignore[attr-defined]
-        if ticker is not None:
-            ticker.raised = exc
+    _between[threading.get_ident()] = exc
 
 
 if _missing is None:
@@ -408,8 +410,9 @@ class Columns:
         asked, kept = _request(request, ticker)
         code = capture(asked, out, err)
         del kept  # until here: the extents, and what the callback finds the ticker by
-        if ticker and ticker.raised:
-            raise ticker.raised
+        raised = _between.pop(threading.get_ident(), None) or (ticker and ticker.raised)
+        if raised:
+            raise raised
         if code < 0:
             detail = ffi.string(err.detail).decode()
             _raise_capture(request.pid, err.code, err.stage, detail)
