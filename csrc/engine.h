@@ -119,8 +119,9 @@ enum {
  * of their own, in which every other array to look into is a cache miss. */
 enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
-/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y). */
-enum { PM__TOLD = PM_PORD };
+/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y); or it
+ * does not, or moved. */
+enum { PM__TOLD = PM_PORD, PM__DISPUTED = PM_TOUCHED };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)

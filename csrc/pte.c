@@ -4,7 +4,8 @@
  *
  * Each entry is held against what pagemap said of the page: that it is present, and its frame
  * where frames are visible.  Where they disagree, or the table changed while it was read, Y and
- * P of the page stay unknown, and it is counted.
+ * P of the page stay unknown, and it is counted.  Where the kernel says nothing they are unknown
+ * too, and nothing is disputed.
  */
 #include "engine.h"
 #include "uapi.h"
@@ -22,9 +23,10 @@ bool pm__wants_tables(const pm_request *request)
 static uint64_t entry_of(const struct pm__table *t, uint64_t vpn)
 {
     uint64_t at = vpn - t->first;
-    if (t->n == 1) /* one for all: frames follow each other */
-        return t->entry[0] & PM_PE_PRESENT ? t->entry[0] + at : 0;
-    return t->entry[at];
+    if (t->n > 1)
+        return t->entry[at];
+    uint64_t frame = (t->entry[0] + at) & PM_PE_PFN_MASK; /* one for all: they follow each other */
+    return t->entry[0] & PM_PE_PRESENT ? (t->entry[0] & ~PM_PE_PFN_MASK) | frame : 0;
 }
 
 static bool agrees(uint64_t told, uint64_t shown)
@@ -33,13 +35,16 @@ static bool agrees(uint64_t told, uint64_t shown)
     return (told & PM_PE_PRESENT) && (!frame || frame == (told & PM_PE_PFN_MASK));
 }
 
-static uint32_t state_of(uint64_t told, bool young)
+static uint32_t state_of(uint64_t told, uint64_t shown, bool young)
 {
+    if (!agrees(told, shown))
+        return PM_BIT(PM__DISPUTED);
     return PM_BIT(PM__TOLD) | (told & PM__PTE_DIRTY ? PM_BIT(PM_PTEDIRTY) : 0) |
            (young && (told & PM__PTE_YOUNG) ? PM_BIT(PM_YOUNG) : 0);
 }
 
-/* The table of a page.  One that changes all the time is left out: it maps nothing for sure. */
+/* The table of a page, or none for as many pages: one that changes all the time maps nothing for
+ * sure, and one that is refused has no entries. */
 static int read_table(struct pm__capture *c, uint64_t vpn, struct pm__table *t)
 {
     int rc = -EAGAIN;
@@ -47,12 +52,12 @@ static int read_table(struct pm__capture *c, uint64_t vpn, struct pm__table *t)
         rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, t);
     if (rc == -ESRCH)
         return pm__target_verify(c);
-    if (rc >= 0) {
+    if (rc >= 0)
         c->header.sources |= 1u << PM_SRC_PTE;
-    } else {
-        *t = (struct pm__table){
-            .first = vpn & ~(uint64_t)(PM__TABLE_MOST - 1), .pages = PM__TABLE_MOST, .n = 1};
-    }
+    else
+        *t = (struct pm__table){.first = vpn & ~(uint64_t)(PM__TABLE_MOST - 1),
+                                .pages = PM__TABLE_MOST,
+                                .n = rc == -EAGAIN};
     return 0;
 }
 
@@ -74,9 +79,8 @@ int pm__pte_read(struct pm__capture *c)
             if (rc < 0)
                 return rc;
         }
-        uint64_t told = entry_of(t, p->vpn[i]);
-        if (agrees(told, p->entry[i]))
-            p->state[i] |= state_of(told, c->request->young);
+        if (t->n)
+            p->state[i] |= state_of(entry_of(t, p->vpn[i]), p->entry[i], c->request->young);
     }
     return 0;
 }
