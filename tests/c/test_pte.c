@@ -290,8 +290,10 @@ static void it_says_present(void)
     fake.at[FK_TABLE] = &moved;
     for (size_t i = 20; i < 24; i++)
         pages[i].what = i % 2 ? FK_SWAPPED : FK_GUARD;
-    for (size_t i = 0; i < N; i++)
+    for (size_t i = 0; i < N; i++) {
         others[i].what = FK_ANON;
+        others[i].frame += is_present(i) ? 0 : 100;
+    }
     pm_snapshot *snap = capture();
     check_known(snap, 0, N, true);
     check_disagreed(snap, 0);
