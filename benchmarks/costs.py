@@ -146,6 +146,25 @@ def observer() -> Iterator[Figure]:
     yield Figure("observer", what, found["second"], "pages", note)
 
 
+def windows(rounds: int, quick: bool) -> Iterator[Figure]:
+    """What ``written()`` costs whoever writes: the first write to each page, less a bare one."""
+    pages = (64 if quick else 512) << 8
+    runs = [_in_child("windows", pages) for _ in range(rounds)]
+    for state, note in (("populated", "they are there"), ("empty", "and are brought in")):
+        bare, watched = (
+            statistics.median(run[f"{state}_{how}"] / pages for run in runs)
+            for how in ("bare", "watched")
+        )
+        extra = statistics.median(
+            (run[f"{state}_watched"] - run[f"{state}_bare"]) / pages for run in runs
+        )
+        what = f"watching adds to the first write to a page, {state}"
+        said = f"{note}: {watched:.0f} for {bare:.0f}"
+        yield Figure(f"written/{state}", what, round(extra), "ns", said)
+    per_gib = statistics.median(run["window"] / (pages * mmap.PAGESIZE / GIB) for run in runs)
+    yield Figure("written/window", "a window over empty memory", per_gib / 1e6, "ms/GiB")
+
+
 def idle(launcher: Launcher, workload: Workload) -> Iterator[Figure]:
     """Two captures in a row of a target that does nothing."""
     with launcher.run(workload) as target:

@@ -1,4 +1,4 @@
-"""What can only be measured in a fresh process: ``in_child.py peak|kept|observer [PID]``.
+"""What can only be measured in a fresh process: ``in_child.py JOB [NUMBER]``.
 
 Prints one line of JSON.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH keeps it out
 import host
 import ours
 from pytest_pmaps import Fact
-from pytest_pmaps._native import Columns, Window
+from pytest_pmaps._native import Columns, Window, WriteWatch, buffer_span
 
 
 def count(columns: Columns, fact: Fact) -> int:
@@ -73,6 +75,45 @@ def observer() -> dict[str, int]:
     }
 
 
+def windows(pages: int) -> dict[str, int]:
+    """What a first write to a page costs, watched and not, and what a window costs by itself."""
+    found: dict[str, int] = {}
+    for state in ("populated", "empty"):
+        for watched in (False, True):
+            name = f"{state}_{'watched' if watched else 'bare'}"
+            found[name] = _first_writes(pages, state == "populated", watched)
+    with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as data:
+        data.madvise(mmap.MADV_NOHUGEPAGE)
+        began = time.thread_time_ns()
+        window = WriteWatch(((at := buffer_span(data)[0], at + len(data)),))
+        window.begin()
+        window.end()
+        found["window"] = time.thread_time_ns() - began
+    return found
+
+
+def _first_writes(pages: int, populated: bool, watched: bool) -> int:
+    """CPU nanoseconds to write a byte to each page, by one call of C."""
+    size = pages * mmap.PAGESIZE
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE) as data:
+        data.madvise(mmap.MADV_NOHUGEPAGE)
+        view = memoryview(data)[:: mmap.PAGESIZE]
+        source = memoryview(bytes(pages))
+        if populated:
+            view[:] = source
+        at = buffer_span(data)[0]
+        window = WriteWatch(((at, at + size),))
+        if watched and window.begin() < 0:
+            raise SystemExit("no windows here (see 'pytest_pmaps.written')")
+        began = time.thread_time_ns()
+        view[:] = source
+        took = time.thread_time_ns() - began
+        if watched:
+            window.end()
+        view.release()
+    return took
+
+
 def main() -> None:
     """Do what is asked."""
     what, *rest = sys.argv[1:]
@@ -80,6 +121,7 @@ def main() -> None:
         "peak": peak,
         "kept": kept,
         "observer": observer,
+        "windows": windows,
     }
     json.dump(jobs[what](*map(int, rest)), sys.stdout)
     print()

@@ -93,6 +93,7 @@ class Benchmarks:
             "kept": lambda: costs.kept(launcher, shapes["sequential"], quick),
             "stall": lambda: costs.stalls(launcher, rounds, quick),
             "observer": costs.observer,
+            "written": lambda: costs.windows(rounds, quick),
             "plugin": lambda: suite.measure(self._folder, rounds, quick),
         }
         for name in _QUICK[1:] if quick else _PEAKS:

@@ -64,6 +64,6 @@ uint64_t pm__translate(const struct pm__format *f, uint64_t entry, unsigned shif
  * Never to be called within a capture: it maps memory and opens files. */
 int pm__walker_prepare(void);
 bool pm__walker_is_ready(void);
-int pm__walker_read(int pagemap, uint64_t address, struct pm__table *out);
+int pm__walker_read(int pagemap, uint64_t address, size_t most, struct pm__table *out);
 
 #endif

@@ -41,7 +41,8 @@ struct pm__here {
     bool busy;           /* in and out: what pm__capture says of it */
 };
 
-/* Entries of a page table, or the one of a higher table that maps all of its pages, or none. */
+/* Entries of a page table from an address on, or the one of a higher table that maps all of its
+ * pages, or none. */
 #define PM__TABLE_MOST ((size_t)512)
 
 struct pm__table {
@@ -67,9 +68,9 @@ struct pm__io {
     int (*mapped)(void *ctx, int fd, char *buf, size_t cap, struct pm__file *out);
     /* pm__is_ours, of the process that captures. */
     bool (*ours)(void *ctx, uint64_t start, uint64_t end, bool inherited);
-    /* The page table of an address, in the process of an open pagemap: -EAGAIN where it changed
-     * while it was read. */
-    int (*table)(void *ctx, int pagemap, uint64_t address, struct pm__table *out);
+    /* The page table of an address, in the process of an open pagemap: `most` entries at most,
+     * and to the end of the table.  -EAGAIN where it changed while it was read. */
+    int (*table)(void *ctx, int pagemap, uint64_t address, size_t most, struct pm__table *out);
     void *ctx;
     uint64_t table_pages; /* that one huge entry maps; 0: page size / 8, as of every machine */
 };
@@ -119,9 +120,8 @@ enum {
  * of their own, in which every other array to look into is a cache miss. */
 enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
-/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y); or it
- * does not, or moved. */
-enum { PM__TOLD = PM_PORD, PM__DISPUTED = PM_TOUCHED };
+/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y). */
+enum { PM__TOLD = PM_PORD };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)
@@ -203,6 +203,7 @@ struct pm__capture {
     size_t n_parts;
     struct pm__pages pages;
     void *aside; /* PM__ASIDE bytes a page: to sort in, then the rest of the runs */
+    size_t compared; /* so many of them were held against their page table entries */
     struct pm__runs runs;
 
     uint64_t vm_size; /* VmSize, bytes */

@@ -131,10 +131,11 @@ static bool kernel_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
     return pm__is_ours(start, end, inherited);
 }
 
-static int kernel_table(void *ctx, int pagemap, uint64_t address, struct pm__table *out)
+static int kernel_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
 {
     (void)ctx;
-    return pm__walker_read(pagemap, address, out);
+    return pm__walker_read(pagemap, address, most, out);
 }
 
 const struct pm__io pm__kernel = {

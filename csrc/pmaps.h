@@ -14,6 +14,7 @@
  *   pm_new()      interval counts of pages that are new against another one
  *   pm_common()   interval count of pages that two processes share
  *   pm_union()    interval count of pages that several processes hold between them
+ *   pm_written_*  what this process wrote between two moments
  *   pm_probe()    what this host lets us see
  *
  * Every function returns 0 or a negative code: -errno, or one of -PM_E_*.
@@ -381,6 +382,50 @@ PM_API int pm_cpu_time(int64_t pid, uint64_t *ns);
 /* Pages that the kernel moved to other frames since boot; -ENODATA: it does not say. */
 PM_API int pm_migrated(uint64_t *pages);
 
+/* ---- what this process wrote -------------------------------------------- */
+/* A page between two moments, the beginning and the end of a window. */
+enum pm_written_state {
+    PM_W_CLEAN = 0, /* watched all the time, and not written */
+    PM_W_WRITTEN,   /* written, by this process or by the kernel for it */
+    PM_W_EMPTY,     /* not watched, and holds nothing that could have been written */
+    /* not known: */
+    PM_W_LOST,    /* given back or collapsed meanwhile, and its watch with it */
+    PM_W_NEW,     /* in memory that came, or moved, meanwhile */
+    PM_W_HUGETLB, /* in memory that cannot be watched: hugetlb, */
+    PM_W_SPECIAL, /* of a device or the kernel, */
+    PM_W_BUSY,    /* watched by another userfaultfd, */
+    PM_W_REFUSED, /* or for no reason that we know */
+    PM_W_N_STATES
+};
+
+enum pm_written_method {
+    PM_WRITTEN_UFFD = 1,  /* userfaultfd and PAGEMAP_SCAN */
+    PM_WRITTEN_SOFTDIRTY, /* soft-dirty bits: also says "written" where it was not */
+};
+
+typedef struct pm_region {
+    uint64_t start, end;
+    uint32_t state; /* pm_written_state */
+    uint32_t unused;
+} pm_region;
+
+typedef struct pm_written pm_written;
+
+/* Begins a window over some addresses of this process; none: all of them.  What fails says why
+ * each method does: err[0] of userfaultfd, err[1] of soft-dirty bits; where the second is used,
+ * err[0] says why the first is not.  Windows may overlap, but not with soft-dirty bits: -EBUSY. */
+PM_API int pm_written_begin(const pm_extent *extents, size_t n, pm_written **out, pm_error err[2]);
+/* Ends it; from here on it can be asked.  -ESRCH: it is of the process that forked this one.
+ * Given where the window is, so that a caller needs nothing new in the moment in which it ends. */
+PM_API int pm_written_end(pm_written *const *window);
+PM_API void pm_written_free(pm_written *window);
+PM_API int pm_written_method(const pm_written *window);
+/* All that was mapped when it ended, ascending and apart. */
+PM_API void pm_written_regions(const pm_written *window, const pm_region **out, size_t *n);
+/* Adds the pages of [start, end) by state. */
+PM_API void pm_written_count(const pm_written *window, uint64_t start, uint64_t end,
+                             uint64_t out[PM_W_N_STATES]);
+
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {
     PM_PROBE_MAPS = 0,
@@ -396,6 +441,7 @@ enum pm_probe_item {
     PM_PROBE_KPAGECOUNT,
     PM_PROBE_ANON_NAMES,
     PM_PROBE_PTE,
+    PM_PROBE_UFFD, /* windows over what we write; without it soft-dirty bits may do */
     PM_N_PROBES
 };
 

@@ -128,6 +128,20 @@ static int try_anon_names(const struct trial *t)
     return rc < 0 ? errno : 0;
 }
 
+/* A window over one page: whether it is by userfaultfd, and if not, why. */
+static int try_window(const struct trial *t)
+{
+    const pm_extent page = {(uintptr_t)t->page, (uintptr_t)t->page + t->page_size};
+    pm_error err[2] = {0};
+    pm_written *window;
+    int rc = pm_written_begin(&page, 1, &window, err), method = 0;
+    if (rc == 0) {
+        method = pm_written_method(window);
+        pm_written_free(window);
+    }
+    return method == PM_WRITTEN_UFFD ? 0 : err[0].code ? err[0].code : -rc;
+}
+
 int pm_probe(pm_host *out)
 {
     struct trial t = {.pagemap = -1, .page = MAP_FAILED};
@@ -148,6 +162,7 @@ int pm_probe(pm_host *out)
     out->probe[PM_PROBE_KPAGEFLAGS] = try_kpage("/proc/kpageflags", frame);
     out->probe[PM_PROBE_KPAGECOUNT] = try_kpage("/proc/kpagecount", frame);
     out->probe[PM_PROBE_ANON_NAMES] = rc < 0 ? -rc : try_anon_names(&t);
+    out->probe[PM_PROBE_UFFD] = rc < 0 ? -rc : try_window(&t);
     out->probe[PM_PROBE_PTE] = pm__walker_prepare();
     end_trial(&t);
     return 0;

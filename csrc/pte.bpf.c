@@ -5,7 +5,7 @@
  * `--check` says whether they agree.  docs/security.md says what is asked of the kernel, and
  * why.
  *
- *   copy  the page table of one address, in the process of which a pagemap is open.  It runs
+ *   copy  entries of the page table of one address, in the process of which a pagemap is open.  It runs
  *         for as long as the engine captures.
  *   find  where the kernel maps physical memory, by looking for a secret of ours.  It runs
  *         once, and is closed before the other is loaded.
@@ -121,7 +121,7 @@ INLINE void forget(struct pm__reply *reply)
 
 SEC("prog/copy") long copy(u64 *ctx)
 {
-    u64 fd = ctx[0], address = ctx[1], functions = 0, again = 0;
+    u64 fd = ctx[0], address = ctx[1], n = ctx[2], functions = 0, again = 0;
     struct pm__reply *reply = (void *)CONSTANT(PM__REPLY);
     struct step s = {.base = CONSTANT(PM__BASE), .mask = CONSTANT(PM__MASK)};
     if (is_stranger())
@@ -134,10 +134,14 @@ SEC("prog/copy") long copy(u64 *ctx)
     if (!pgd)
         return PM__NO_MEMORY;
     long answer = walk(&s, pgd, address) ? PM__TABLE : s.shift ? PM__ENTRY : PM__OUTSIDE;
-    if (answer == PM__TABLE &&
-        (probe_read_kernel(reply->table, sizeof reply->table, (const void *)below(&s)) ||
-         get(&again, s.at) || ((again ^ s.entry) & (s.mask | PRESENT | LEAF))))
-        answer = PM__MOVED;
+    if (answer == PM__TABLE) {
+        u64 first = address >> 12 & (PM__TABLE_ENTRIES - 1);
+        if (n > PM__TABLE_ENTRIES - first || n > PM__TABLE_ENTRIES)
+            return PM__OUTSIDE;
+        if (probe_read_kernel(reply->table, n * 8, (const void *)(below(&s) + first * 8)) ||
+            get(&again, s.at) || ((again ^ s.entry) & (s.mask | PRESENT | LEAF)))
+            answer = PM__MOVED;
+    }
     /* Only an open file keeps the mm, and is no other file meanwhile: a thread may close it. */
     if (file_of(fd) != file)
         answer = PM__NO_PAGEMAP;

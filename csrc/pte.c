@@ -4,8 +4,7 @@
  *
  * Each entry is held against what pagemap said of the page: that it is present, and its frame
  * where frames are visible.  Where they disagree, or the table changed while it was read, Y and
- * P of the page stay unknown, and it is counted.  Where the kernel says nothing they are unknown
- * too, and nothing is disputed.
+ * P of the page stay unknown, and it is counted.
  */
 #include "engine.h"
 #include "uapi.h"
@@ -35,29 +34,42 @@ static bool agrees(uint64_t told, uint64_t shown)
     return (told & PM_PE_PRESENT) && (!frame || frame == (told & PM_PE_PFN_MASK));
 }
 
-static uint32_t state_of(uint64_t told, uint64_t shown, bool young)
+static uint32_t state_of(uint64_t told, bool young)
 {
-    if (!agrees(told, shown))
-        return PM_BIT(PM__DISPUTED);
     return PM_BIT(PM__TOLD) | (told & PM__PTE_DIRTY ? PM_BIT(PM_PTEDIRTY) : 0) |
            (young && (told & PM__PTE_YOUNG) ? PM_BIT(PM_YOUNG) : 0);
 }
 
-/* The table of a page, or none for as many pages: one that changes all the time maps nothing for
- * sure, and one that is refused has no entries. */
-static int read_table(struct pm__capture *c, uint64_t vpn, struct pm__table *t)
+/* From a page to the last one that is there of its table. */
+static size_t wanted(const struct pm__pages *p, size_t page)
 {
+    uint64_t first = p->vpn[page], end = (first | (PM__TABLE_MOST - 1)) + 1;
+    size_t last = page;
+    while (last + 1 < p->n && p->vpn[last + 1] < end)
+        last++;
+    return (size_t)(p->vpn[last] - first) + 1;
+}
+
+/* One that changes all the time is left out: it maps nothing for sure.  1: none can be read any
+ * more, as where rights were given up. */
+static int read_table(struct pm__capture *c, size_t page, struct pm__table *t)
+{
+    uint64_t vpn = c->pages.vpn[page];
+    size_t most = wanted(&c->pages, page);
     int rc = -EAGAIN;
     for (int i = 0; rc == -EAGAIN && i < MAX_READS; i++)
-        rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, t);
+        rc = c->io->table(c->io->ctx, c->pagemap, vpn * c->header.page_size, most, t);
     if (rc == -ESRCH)
         return pm__target_verify(c);
-    if (rc >= 0)
-        c->header.sources |= 1u << PM_SRC_PTE;
-    else
-        *t = (struct pm__table){.first = vpn & ~(uint64_t)(PM__TABLE_MOST - 1),
-                                .pages = PM__TABLE_MOST,
-                                .n = rc == -EAGAIN};
+    if (rc < 0 && rc != -EAGAIN)
+        return 1;
+    if (rc == -EAGAIN) {
+        t->first = vpn;
+        t->pages = most;
+        t->n = 1;
+        t->entry[0] = 0;
+    }
+    c->header.sources |= 1u << PM_SRC_PTE;
     return 0;
 }
 
@@ -69,18 +81,19 @@ int pm__pte_read(struct pm__capture *c)
     struct pm__table *t = pm__take_zeroed(&c->arena, 1, sizeof *t);
     if (!t)
         return -ENOBUFS;
-    for (size_t i = 0; i < p->n; i++) {
+    for (size_t i = 0; i < p->n; i++, c->compared = i) {
         if (!(p->entry[i] & PM_PE_PRESENT))
             continue;
         if (p->vpn[i] - t->first >= t->pages) {
-            int rc = read_table(c, p->vpn[i], t);
+            int rc = read_table(c, i, t);
             if (rc == 0)
                 rc = pm__tick(c, 0);
-            if (rc < 0)
-                return rc;
+            if (rc != 0)
+                return rc < 0 ? rc : 0;
         }
-        if (t->n)
-            p->state[i] |= state_of(entry_of(t, p->vpn[i]), p->entry[i], c->request->young);
+        uint64_t told = entry_of(t, p->vpn[i]);
+        if (agrees(told, p->entry[i]))
+            p->state[i] |= state_of(told, c->request->young);
     }
     return 0;
 }

@@ -29,10 +29,10 @@ enum pm__constant {
 
 /* What a program returns. */
 enum pm__answer {
-    PM__TABLE = 1, /* the page table was copied */
+    PM__TABLE = 1, /* entries of the page table were copied, from the address on */
     PM__ENTRY, /* there is none: an entry of a higher table, of `shift`, maps it or nothing does */
     PM__MOVED, /* the tables changed meanwhile */
-    PM__OUTSIDE, /* no address of user space */
+    PM__OUTSIDE, /* no address of user space, or more entries than the table has behind it */
     PM__NO_PAGEMAP,
     PM__NO_MEMORY, /* the process has none any more */
     PM__STRANGER /* not the process that loaded it */

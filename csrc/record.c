@@ -291,13 +291,14 @@ static bool record_ours(void *ctx, uint64_t start, uint64_t end, bool inherited)
     return true;
 }
 
-static int record_table(void *ctx, int pagemap, uint64_t address, struct pm__table *out)
+static int record_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
 {
     struct recorder *r = ctx;
     const struct file *f = file_of(r, pagemap);
     if (r->failed || !f)
         return r->failed ? r->failed : -EBADF;
-    int rc = r->io->table(r->io->ctx, pagemap, address, out);
+    int rc = r->io->table(r->io->ctx, pagemap, address, most, out);
     uint32_t n = rc < 0 ? 0 : (uint32_t)out->n;
     begin(r, PM__R_TABLE, PM__TABLE_SIZE + size_of_chunks(out->entry, n));
     put_number(r, f->opened);

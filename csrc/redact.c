@@ -443,10 +443,11 @@ static void narrow(struct pm__table *t, uint64_t vpn, uint64_t pages)
     t->pages = pages;
 }
 
-static int redact_table(void *ctx, int pagemap, uint64_t address, struct pm__table *out)
+static int redact_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
 {
     struct pm__redactor *r = ctx;
-    int rc = r->kernel->table(r->kernel->ctx, pagemap, address, out);
+    int rc = r->kernel->table(r->kernel->ctx, pagemap, address, most, out);
     if (rc < 0)
         return rc;
     narrow(out, address / (r->per_block * 8), r->per_block);

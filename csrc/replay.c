@@ -381,7 +381,15 @@ static bool covers(uint64_t start, uint64_t n, uint64_t offset)
     return n ? offset >= start && offset - start < n : offset == start;
 }
 
-static bool answers(const struct event *e, const struct question *q)
+/* Whether a table, or the failure to read it, tells of a page. */
+static bool is_covered(const struct event *e, uint64_t page_size, uint64_t address)
+{
+    if ((int32_t)pm__get32(e->at + 4) < 0)
+        return pm__get64(e->at + 8) == address;
+    return covers(pm__get64(e->at + 16), pm__get64(e->at + 24), address / page_size);
+}
+
+static bool answers(const struct pm__replay *r, const struct event *e, const struct question *q)
 {
     if (q->type == PM__R_BYTES && e->type == PM__R_BYTES)
         return covers(pm__get64(e->at + 8), e->size - PM__BYTES_SIZE, q->offset);
@@ -390,7 +398,7 @@ static bool answers(const struct event *e, const struct question *q)
     if (e->type != q->type)
         return false;
     if (q->type == PM__R_TABLE)
-        return pm__get64(e->at + 8) == q->offset;
+        return is_covered(e, r->here.page_size, q->offset);
     const struct pm_scan_arg *a = q->scan;
     return !a || (scan_field(e, FLAGS) == a->flags && scan_field(e, START) == a->start &&
                   scan_field(e, END) == a->end && scan_field(e, INVERTED) == a->category_inverted &&
@@ -405,11 +413,11 @@ static uint32_t find(struct pm__replay *r, const struct handle *h, const struct 
 {
     uint32_t found = NONE, e;
     for (e = h->next; e != NONE && r->steps < MAX_STEPS; e = r->events[e].next, r->steps++)
-        if (answers(&r->events[e], q))
+        if (answers(r, &r->events[e], q))
             return e;
     for (e = r->opens[h->opened].first; e != h->next && r->steps < MAX_STEPS;
          e = r->events[e].next, r->steps++)
-        if (answers(&r->events[e], q))
+        if (answers(r, &r->events[e], q))
             found = e;
     return r->steps < MAX_STEPS ? found : NONE;
 }
@@ -561,11 +569,13 @@ static int replay_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 }
 
 /* A table that was not read before is not known; nothing else depends on it. */
-static int replay_table(void *ctx, int pagemap, uint64_t address, struct pm__table *out)
+static int replay_table(void *ctx, int pagemap, uint64_t address, size_t most,
+                        struct pm__table *out)
 {
     struct pm__replay *r = ctx;
     struct handle *h = handle_of(r, pagemap);
     const struct question q = {.type = PM__R_TABLE, .offset = address};
+    (void)most; /* what there is, is given */
     uint32_t found = h ? find(r, h, &q) : NONE;
     if (found == NONE)
         return h ? -ENODATA : -EBADF;

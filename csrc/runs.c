@@ -78,7 +78,7 @@ static void begin_run(struct pm__runs *r, const struct pm__span *span, const str
     r->known[j] = known_of(span, page->entry, page->state, young);
     if (may_share_frame(page->entry, page->state, page->mapcount))
         r->known[j] |= PM_BIT(PM__FRAMED);
-    r->set[j] = page->state & ~(PM_BIT(PM__TOLD) | PM_BIT(PM__DISPUTED));
+    r->set[j] = page->state & ~PM_BIT(PM__TOLD);
     r->lo[j] = r->hi[j] = page->mapcount;
 }
 
@@ -89,9 +89,10 @@ static bool is_huge_file(const struct pm__capture *c, const struct pm__span *spa
 }
 
 /* Its page table entry said otherwise than pagemap, which said twice the same. */
-static bool is_disputed(uint32_t state)
+static bool is_disputed(const struct pm__capture *c, size_t page)
 {
-    return (state & PM_BIT(PM__DISPUTED)) && !(state & PM_BIT(PM_RACED));
+    return page < c->compared && (c->pages.entry[page] & PM_PE_PRESENT) &&
+           !(c->pages.state[page] & (PM_BIT(PM_RACED) | PM_BIT(PM__TOLD)));
 }
 
 static void join_mapping(struct pm__capture *c, struct pm__span *span)
@@ -104,7 +105,7 @@ static void join_mapping(struct pm__capture *c, struct pm__span *span)
         uint32_t state = p->state[i] & ~FROM_ENTRY;
         uint32_t counted = state & PM_BIT(PM__KCOUNT) ? p->mapcount[i] : 0;
         struct last page = {p->vpn[i], p->entry[i], state, counted};
-        c->header.pte_disagreed += is_disputed(state);
+        c->header.pte_disagreed += is_disputed(c, i);
         if (i != span->first && goes_on(&last, page.vpn, page.entry, page.state, page.mapcount))
             r->count[r->n - 1]++;
         else

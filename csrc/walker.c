@@ -234,9 +234,9 @@ static void bring_about(char *pages)
     madvise(pages + (FREED << 12), 4096, MADV_FREE);
 }
 
-static int copy_table(int pagemap, uint64_t address, uint32_t *answer)
+static int copy_table(int pagemap, uint64_t address, size_t n, uint32_t *answer)
 {
-    const uint64_t args[] = {(uint64_t)pagemap, address};
+    const uint64_t args[] = {(uint64_t)pagemap, address, n};
     return pm__bpf_run(walker.program, args, LENGTH(args), answer);
 }
 
@@ -265,10 +265,9 @@ static bool passes(int pagemap, char *pages, bool saved_dirty)
     walker.format = pm__x86_64(address_mask(), saved_dirty);
     for (uint64_t i = 0; i < N_TRIALS; i++) {
         uint32_t answer = 0;
-        if (copy_table(pagemap, (first + i) << 12, &answer) < 0 || answer != PM__TABLE)
+        if (copy_table(pagemap, (first + i) << 12, 1, &answer) < 0 || answer != PM__TABLE)
             return false;
-        said[i] = pm__translate(&walker.format,
-                                walker.reply->table[(first + i) % PM__TABLE_ENTRIES], 12);
+        said[i] = pm__translate(&walker.format, walker.reply->table[0], 12);
     }
     ssize_t got = pm__pread_full(&pm__kernel, pagemap, shown, sizeof shown, first * 8);
     return got == sizeof shown && is_as_expected(said, shown);
@@ -357,10 +356,11 @@ static int set_up(void)
 
 #else
 
-static int copy_table(int pagemap, uint64_t address, uint32_t *answer)
+static int copy_table(int pagemap, uint64_t address, size_t n, uint32_t *answer)
 {
     (void)pagemap;
     (void)address;
+    (void)n;
     (void)answer;
     return -ENOSYS;
 }
@@ -422,33 +422,36 @@ bool pm__walker_is_ready(void)
 
 /* ---- using it ------------------------------------------------------------------------------ */
 
-static int take_answer(uint32_t answer, uint64_t address, struct pm__table *out)
+/* n entries of a table, or the one that stands for all. */
+static int take_answer(uint32_t answer, uint64_t vpn, size_t n, struct pm__table *out)
 {
     const struct pm__reply *r = walker.reply;
     if (answer == PM__TABLE) {
-        *out = (struct pm__table){.first = (address >> 12) & ~(uint64_t)(PM__TABLE_ENTRIES - 1),
-                                  .pages = PM__TABLE_ENTRIES,
-                                  .n = PM__TABLE_ENTRIES};
-        for (size_t i = 0; i < PM__TABLE_ENTRIES; i++)
+        out->first = vpn;
+        out->pages = out->n = n;
+        for (size_t i = 0; i < n; i++)
             out->entry[i] = pm__translate(&walker.format, r->table[i], 12);
         return 0;
     }
     if (answer == PM__ENTRY) {
-        uint64_t pages = UINT64_C(1) << (r->shift - 12);
-        *out = (struct pm__table){.first = address >> 12 & ~(pages - 1), .pages = pages, .n = 1};
+        out->pages = UINT64_C(1) << (r->shift - 12);
+        out->first = vpn & ~(out->pages - 1);
+        out->n = 1;
         out->entry[0] = pm__translate(&walker.format, r->entry, r->shift);
         return 0;
     }
     return answer == PM__MOVED ? -EAGAIN : answer == PM__NO_MEMORY ? -ESRCH : -EBADF;
 }
 
-int pm__walker_read(int pagemap, uint64_t address, struct pm__table *out)
+int pm__walker_read(int pagemap, uint64_t address, size_t most, struct pm__table *out)
 {
     uint32_t answer = 0;
+    uint64_t vpn = address >> 12;
+    size_t left = PM__TABLE_ENTRIES - vpn % PM__TABLE_ENTRIES, n = most < left ? most : left;
     pthread_mutex_lock(&walker.lock);
-    int rc = walker.state == READY ? copy_table(pagemap, address, &answer) : -ENODATA;
+    int rc = walker.state == READY ? copy_table(pagemap, address, n, &answer) : -ENODATA;
     if (rc >= 0)
-        rc = take_answer(answer, address, out);
+        rc = take_answer(answer, vpn, n, out);
     else if (walker.state == READY && !pm__bpf_is_program(walker.program))
         walker.state = LOST; /* somebody closed all descriptors */
     pthread_mutex_unlock(&walker.lock);

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from .recordings import record
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
+    from .writing import (
+        Unwatched,
+        Written,
+        WrittenMethod,
+        WrittenPages,
+        WrittenRange,
+        WrittenSelection,
+        written,
+    )
 
 __all__ = [
     "AccessDenied",
@@ -63,7 +72,13 @@ __all__ = [
     "Stream",
     "Undetermined",
     "Unsupported",
+    "Unwatched",
     "Verdict",
+    "Written",
+    "WrittenMethod",
+    "WrittenPages",
+    "WrittenRange",
+    "WrittenSelection",
     "assert_at_most",
     "assert_no_dirty",
     "assert_not_mapped",
@@ -78,6 +93,7 @@ __all__ = [
     "save",
     "snapshot",
     "stream",
+    "written",
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
@@ -91,6 +107,7 @@ _MODULES = (
     "capture",
     "groups",
     "streaming",
+    "writing",
     "files",
     "recordings",
     "assertions",

@@ -12,7 +12,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
@@ -39,6 +39,7 @@ __all__ = [
     "Request",
     "Tick",
     "Window",
+    "WriteWatch",
     "buffer_span",
     "cpu_time",
     "migrated",
@@ -254,12 +255,14 @@ def _check_proc(pid: int) -> None:
 
 
 def probe() -> dict[str, int]:
-    """What this host lets us see: by name 0 (works), an errno, or -1 (opens but shows nothing)."""
+    """What this host lets us see: by name 0 (works), an errno, -1 (it opens but shows nothing), or
+    an ``enum pm_pte_refusal``.
+    """
     require_engine()
     host = ffi.new("pm_host *")
     lib.pm_probe(host)
     names = ("maps", "smaps", "numa_maps", "pagemap", "pfn", "scan", "scan_zero", "scan_guard")
-    more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte")
+    more = ("softdirty", "kpageflags", "kpagecount", "anon_names", "pte", "userfaultfd")
     return dict(zip((*names, *more), host.probe, strict=True))
 
 
@@ -798,6 +801,63 @@ def migrated() -> int | None:
     """Pages that the kernel moved to other frames since boot; None where it does not say."""
     out = ffi.new("uint64_t *")
     return None if lib.pm_migrated(out) < 0 else int(out[0])
+
+
+# ---- what this process wrote
+
+
+class WriteWatch:
+    """A window over what this process writes; ``pm_written`` in pmaps.h.
+
+    ``begin`` and ``end`` are C calls with nothing around them, for what Python does behind the
+    one and before the other is written into watched memory: 0, or a negative errno.
+    """
+
+    begin: Callable[[], int]
+    end: Callable[[], int]
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        require_engine()
+        _check_proc(0)
+        self._cell = ffi.gc(ffi.new("pm_written **"), _free_written)
+        self._errors = ffi.new("pm_error[2]")
+        given = ffi.new("pm_extent[]", list(extents))
+        self.begin = partial(lib.pm_written_begin, given, len(extents), self._cell, self._errors)
+        self.end = partial(lib.pm_written_end, self._cell)
+
+    @property
+    def failures(self) -> tuple[tuple[int, str], tuple[int, str]]:
+        """Why userfaultfd, and why soft-dirty bits were not used: errno (0: nothing) and step."""
+        one, two = ((e.code, ffi.string(e.detail).decode()) for e in self._errors)
+        return one, two
+
+    @property
+    def soft_dirty(self) -> bool:
+        """Whether soft-dirty bits tell."""
+        return bool(lib.pm_written_method(self._cell[0]) == lib.PM_WRITTEN_SOFTDIRTY)
+
+    def count(self, windows: Iterable[Window]) -> tuple[int, ...]:
+        """Pages of the windows by state, in the order of ``pm_written_state``."""
+        out = ffi.new("uint64_t[]", lib.PM_W_N_STATES)
+        for window in windows:
+            lib.pm_written_count(self._cell[0], window.start, window.end, out)
+        return tuple(out)
+
+    def regions(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Regions in ``[start, end)``, cut to it: start, end, state."""
+        at, n = ffi.new("pm_region **"), ffi.new("size_t *")
+        lib.pm_written_regions(self._cell[0], at, n)
+        first = bisect_right(range(n[0]), start, key=lambda i: at[0][i].end)
+        for i in range(first, n[0]):
+            r = at[0][i]
+            if r.start >= end:
+                return
+            yield max(start, r.start), min(end, r.end), r.state
+
+
+def _free_written(cell: Any) -> None:
+    if cell[0]:
+        lib.pm_written_free(cell[0])
 
 
 class _Builder:

@@ -79,7 +79,13 @@ def assert_at_most(
     raise FootprintError(message + hint, Evidence(selection, fact, since))
 
 
-_FACTS = {"dirty": Fact.DIRTY, "swap": Fact.SWAPPED, "anonymous": Fact.ANON, "shared": Fact.SHARED}
+_FACTS = {
+    "dirty": Fact.DIRTY,
+    "swap": Fact.SWAPPED,
+    "anonymous": Fact.ANON,
+    "shared": Fact.SHARED,
+    "written": Fact.SOFTDIRTY,  # whatever bits told of it
+}
 
 
 def assert_shared(

@@ -51,6 +51,7 @@ _DECIDES = {
     "kpagecount": "mapcount of each page, exactly",
     "anon_names": "[anon:name] mappings",
     "pte": "Y and P of each page, exactly",
+    "userfaultfd": "written(): what this process writes, page by page",
 }
 
 _ADMIN = (
@@ -70,6 +71,8 @@ _REMEDIES = {
     "scan_guard": "Linux 6.15 or newer; older kernels show guard pages as swap entries",
     "softdirty": "a kernel with CONFIG_MEM_SOFT_DIRTY",
     "anon_names": "a kernel with CONFIG_ANON_VMA_NAME",
+    "userfaultfd": "Linux 6.7 or newer with CONFIG_USERFAULTFD, and a seccomp profile that allows "
+    "userfaultfd (docker's default one does not); without it soft-dirty bits tell, where there are",
 }
 
 _BPF = (
@@ -94,9 +97,18 @@ def sources() -> list[SourceStatus]:
     ]
 
 
+_NO_WINDOW = {
+    errno.EPERM: "userfaultfd is forbidden: by a seccomp filter, as containers have one",
+    errno.ENOSYS: "this kernel has no userfaultfd, or a seccomp filter says so",
+    errno.EINVAL: "this kernel's userfaultfd cannot note writes",
+}
+
+
 def _reason(name: str, code: int) -> str:
     if name == "pte":
         return _why_no_tables(code)
+    if name == "userfaultfd":
+        return _NO_WINDOW.get(code, os.strerror(code))
     if name in ("pfn", "kpageflags", "kpagecount") and code in (-1, errno.EACCES, errno.EPERM):
         return _why_no_frames()
     if code == -1:

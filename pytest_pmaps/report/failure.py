@@ -16,7 +16,8 @@ from ..metrics import Counted
 from ..model import Fact
 from ..select import Selector, printable
 from ..snapshots import Mapping, Selection, Snapshot
-from .text import amount, rfc_lines, summary_table, table, verdict_lines
+from ..writing import Told
+from .text import amount, rfc_lines, summary_table, table, verdict_lines, written_lines
 
 __all__ = ["Change", "Dump", "Story", "View", "explain_membership", "plain", "section"]
 
@@ -111,6 +112,10 @@ def _evidence(evidence: Evidence, view: View) -> Iterator[str]:
     word = _WORDS.get(evidence.fact, evidence.fact.name.lower())
     new = "new " if evidence.since is not None else ""
     name = evidence.selection.label or "the process"
+    if isinstance(evidence.selection, Told) and evidence.fact is Fact.SOFTDIRTY:
+        yield f"written pages of {name} (page index, pages):"
+        yield from _limited(list(written_lines(evidence.selection)), view.limit(_RANGES_SHOWN))
+        return
     yield f"{new}{word} pages of {name} (page index, pages, YRAUPDW, mapcount):"
     yield from _offenders(evidence, view.limit(_RANGES_SHOWN))
     yield from _parts(evidence)

@@ -11,8 +11,18 @@ from ..model import Fact, PageRange
 from ..rfctext import header_line, range_lines
 from ..select import Entry
 from ..snapshots import Mapping, Snapshot
+from ..writing import Told
 
-__all__ = ["amount", "mapping_line", "rfc_lines", "span", "summary_table", "table", "verdict_lines"]
+__all__ = [
+    "amount",
+    "mapping_line",
+    "rfc_lines",
+    "span",
+    "summary_table",
+    "table",
+    "verdict_lines",
+    "written_lines",
+]
 
 
 def mapping_line(mapping: Mapping) -> str:
@@ -55,6 +65,16 @@ def _unlisted(found: PageRange) -> str:
     if found.fact(Fact.SWAPPED):
         return "swapped out"
     return "zero page" if found.fact(Fact.ZERO) else "not present"
+
+
+def written_lines(selection: Told) -> Iterator[str]:
+    """What was written, or may have been: each mapping's line, then page index and pages."""
+    for window in selection.windows:
+        ranges = list(selection.written_ranges(window))
+        if ranges:
+            yield header_line(selection.columns.mapping(window.mapping)).rstrip("\n")
+        for r in ranges:
+            yield f"{r.index}\t{r.count}" + ("" if r.written else f"  (unknown: {r.why})")
 
 
 def amount(count: Count) -> str:

@@ -853,8 +853,8 @@ static inline uint64_t fk_table_entry(const struct fk_page *p)
            (p->pte_dirty ? PM__PTE_DIRTY : 0);
 }
 
-/* A table of 512 pages, whatever is mapped by huge entries. */
-static inline int fk_table(void *ctx, int fd, uint64_t address, struct pm__table *out)
+/* All tables are of 512 pages, whatever is mapped by huge entries. */
+static inline int fk_table(void *ctx, int fd, uint64_t address, size_t most, struct pm__table *out)
 {
     struct fake *f = ctx;
     long rc;
@@ -865,9 +865,10 @@ static inline int fk_table(void *ctx, int fd, uint64_t address, struct pm__table
     if (f->dead || f->fds[fd - FK_FD0].generation != f->generation)
         return -ESRCH;
     const struct fk_world *w = fk_now(f, FK_TABLE);
+    size_t left = PM__TABLE_MOST - address / FK_PAGE % PM__TABLE_MOST;
     memset(out, 0, sizeof *out);
-    out->first = (address / FK_PAGE) & ~(uint64_t)(PM__TABLE_MOST - 1);
-    out->pages = out->n = PM__TABLE_MOST;
+    out->first = address / FK_PAGE;
+    out->pages = out->n = most < left ? most : left;
     for (size_t i = 0; i < w->n; i++) {
         const struct fk_mapping *m = &w->mappings[i];
         for (size_t k = 0; k < m->n; k++)

@@ -102,9 +102,9 @@ static int failing_stat(void *ctx, int fd, struct pm__file *out)
     return strikes(STAT, fd, NULL) ? -k.err : fk_stat(ctx, fd, out);
 }
 
-static int failing_table(void *ctx, int fd, uint64_t address, struct pm__table *out)
+static int failing_table(void *ctx, int fd, uint64_t address, size_t most, struct pm__table *out)
 {
-    return strikes(TABLE, fd, NULL) ? -k.err : fk_table(ctx, fd, address, out);
+    return strikes(TABLE, fd, NULL) ? -k.err : fk_table(ctx, fd, address, most, out);
 }
 
 /* The descriptor is gone whatever close() says. */

@@ -509,6 +509,38 @@ static void target_moves(void)
     }
 }
 
+/* The two bits move without a fault: the processor sets both, what ages pages clears Y and keeps
+ * a note of it, writeback takes P away and leaves D. */
+static void bits_move(void)
+{
+    struct rng r = {5};
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        pm_snapshot *snap;
+        make_sample(&r, &first);
+        copy_first();
+        for (size_t i = 0; i < MAPPINGS; i++)
+            for (size_t k = 0; k < second.mappings[i].n; k++) {
+                struct fk_page *p = &second.pages[i][k];
+                if (!fk_normal(p) || p->huge || !rng_once_in(&r, 3))
+                    continue;
+                if (rng_once_in(&r, 2)) {
+                    p->folio_young |= p->young;
+                    p->young = !p->young;
+                } else if (fk_shared_map(&second.mappings[i])) {
+                    p->page_dirty |= p->pte_dirty;
+                    p->pte_dirty = !p->pte_dirty;
+                }
+            }
+        host_of(&r, &fake, &first);
+        fake.tables = true;
+        move_at(&r, &fake);
+        if (!capture(&snap, round))
+            continue;
+        check_sample(snap, &first, &second, round);
+        pm_free(snap);
+    }
+}
+
 /* Pages that are migrating look like swap entries and count in Rss.  None may be
  * claimed clean that is dirty, or make others be claimed to be what they are not. */
 static void pages_migrate(void)
@@ -538,6 +570,7 @@ int main(void)
     RUN(no_mapcount_of_what_is_unknown);
     RUN(others_move);
     RUN(target_moves);
+    RUN(bits_move);
     RUN(pages_migrate);
     return check_done();
 }

@@ -74,7 +74,7 @@ static uint64_t entry_in(const struct pm__table *t, uint64_t vpn)
 static uint64_t told_of(int pagemap, const char *p)
 {
     struct pm__table t;
-    int rc = pm__walker_read(pagemap, (uintptr_t)p, &t);
+    int rc = pm__walker_read(pagemap, (uintptr_t)p, PM__TABLE_MOST, &t);
     CHECK_IN(rc == 0, "rc %d", rc);
     return rc ? 0 : entry_in(&t, (uintptr_t)p / PAGE);
 }
@@ -309,7 +309,7 @@ static void after_a_fork(void)
     reap(pid, "child");
     /* Its tables are gone, and its pagemap is open still. */
     struct pm__table t;
-    int rc = pm__walker_read(childs, (uintptr_t)p, &t);
+    int rc = pm__walker_read(childs, (uintptr_t)p, PM__TABLE_MOST, &t);
     CHECK_IN(rc == -ESRCH || (rc == 0 && entry_in(&t, (uintptr_t)p / PAGE) == 0), "rc %d", rc);
     close(childs);
     munmap(p, 3 * PAGE);
@@ -319,7 +319,7 @@ static void after_a_fork(void)
 static bool check_leaf(const char *p, size_t size, int state)
 {
     struct pm__table t;
-    int rc = pm__walker_read(own, (uintptr_t)p + size - PAGE, &t);
+    int rc = pm__walker_read(own, (uintptr_t)p + size - PAGE, PM__TABLE_MOST, &t);
     if (rc != 0 || t.n != 1)
         return false;
     CHECK_EQ(t.pages, size / PAGE);
@@ -360,6 +360,47 @@ static void huge_pages(void)
     munmap(p, 2 * TABLE);
 }
 
+/* From the page on, and no further than its table. */
+static void as_many_as_are_asked_for(void)
+{
+    static const size_t many[] = {1, 2, 3, 100, 511, 512, 513, 100000, SIZE_MAX};
+    static const size_t from[] = {0, 1, 255, 509, 510, 511};
+    char *p = map_aligned(2 * TABLE);
+    madvise(p, 2 * TABLE, MADV_NOHUGEPAGE);
+    for (size_t i = 0; i < 1024; i += 3)
+        p[i * PAGE] = 1;
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++)
+        for (size_t k = 0; k < sizeof many / sizeof *many; k++) {
+            struct pm__table t;
+            size_t n = many[k] < 512 - from[i] ? many[k] : 512 - from[i];
+            CHECK_EQ(pm__walker_read(own, (uintptr_t)p + from[i] * PAGE, many[k], &t), 0);
+            CHECK(t.first == (uintptr_t)p / PAGE + from[i] && t.n == n && t.pages == n);
+            for (size_t j = 0; j < n && j < t.n; j++)
+                CHECK_EQ(!(t.entry[j] & PM__PTE_DIRTY), (from[i] + j) % 3 != 0);
+        }
+    munmap(p, 2 * TABLE);
+}
+
+/* The program itself believes nobody. */
+static void more_than_a_table(void)
+{
+    static const uint64_t many[] = {513, 4096, UINT32_MAX, UINT64_C(1) << 61, UINT64_MAX};
+    char *p = map_aligned(TABLE);
+    madvise(p, TABLE, MADV_NOHUGEPAGE);
+    p[0] = p[511 * PAGE] = 1;
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++) {
+        const uint64_t first[] = {(uint64_t)own, (uintptr_t)p, many[i]};
+        const uint64_t last[] = {(uint64_t)own, (uintptr_t)p + 511 * PAGE, i ? many[i] : 2};
+        uint32_t answer = 0;
+        CHECK_EQ(pm__bpf_run(program(), first, 3, &answer), 0);
+        CHECK_EQ(answer, PM__OUTSIDE);
+        CHECK_EQ(pm__bpf_run(program(), last, 3, &answer), 0);
+        CHECK_EQ(answer, PM__OUTSIDE);
+    }
+    munmap(p, TABLE);
+    check_works();
+}
+
 /* ---- hugetlb ------------------------------------------------------------------------------ */
 static long number_in(const char *path)
 {
@@ -394,7 +435,7 @@ static void hugetlb(const char *path, size_t size, int shift)
     char *p = map(size, PROT_READ | PROT_WRITE, flags, -1);
     if (p) {
         struct pm__table t;
-        CHECK_EQ(pm__walker_read(own, (uintptr_t)p, &t), 0);
+        CHECK_EQ(pm__walker_read(own, (uintptr_t)p, PM__TABLE_MOST, &t), 0);
         CHECK(t.n == 1 && t.entry[0] == 0);
         *p = 1;
         CHECK(check_leaf(p, size, DIRTY));
@@ -418,7 +459,7 @@ static void hugetlb_of_1_gib(void)
 static int ask(int fd, uint64_t address)
 {
     struct pm__table t;
-    return pm__walker_read(fd, address, &t);
+    return pm__walker_read(fd, address, PM__TABLE_MOST, &t);
 }
 
 static void what_is_no_pagemap(void)
@@ -460,7 +501,7 @@ static void who_has_no_memory(void)
 static bool is_nothing(uint64_t address)
 {
     struct pm__table t;
-    int rc = pm__walker_read(own, address, &t);
+    int rc = pm__walker_read(own, address, PM__TABLE_MOST, &t);
     return rc == -EBADF || (rc == 0 && entry_in(&t, address / PAGE) == 0);
 }
 
@@ -531,12 +572,12 @@ static void use_what_was_inherited(int inherited)
 {
     uint32_t answer = 0;
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    const uint64_t args[] = {(uint64_t)pagemap, (uintptr_t)&own};
-    const uint64_t parents[] = {(uint64_t)own, (uintptr_t)&own};
+    const uint64_t args[] = {(uint64_t)pagemap, (uintptr_t)&own, 1};
+    const uint64_t parents[] = {(uint64_t)own, (uintptr_t)&own, 1};
     CHECK(pm__bpf_is_program(inherited));
-    CHECK_EQ(pm__bpf_run(inherited, args, 2, &answer), 0);
+    CHECK_EQ(pm__bpf_run(inherited, args, 3, &answer), 0);
     CHECK_EQ(answer, PM__STRANGER);
-    CHECK_EQ(pm__bpf_run(inherited, parents, 2, &answer), 0);
+    CHECK_EQ(pm__bpf_run(inherited, parents, 3, &answer), 0);
     CHECK_EQ(answer, PM__STRANGER);
     CHECK_EQ(ask(pagemap, (uintptr_t)&own), -EBADF);
     CHECK(!maps_bpf());
@@ -754,7 +795,8 @@ static void *read_known(void *unused)
     for (size_t i = 0; !atomic_load(&done); i = (i + 2) % KNOWN) {
         struct pm__table t;
         uint64_t vpn = (uintptr_t)known / PAGE + i;
-        if (pm__walker_read(own, vpn * PAGE, &t) != 0 || vpn - t.first >= t.pages || t.n != t.pages)
+        if (pm__walker_read(own, vpn * PAGE, PM__TABLE_MOST, &t) != 0 || vpn - t.first >= t.pages ||
+            t.n != t.pages)
             wrong++;
         else if (!(t.entry[vpn - t.first] & PM__PTE_DIRTY))
             wrong++;
@@ -837,7 +879,7 @@ static void *read_swapped(void *unused)
     while (!atomic_load(&done)) {
         struct pm__table t;
         uint64_t vpn = (uintptr_t)known / PAGE;
-        int rc = pm__walker_read(swapped, vpn * PAGE, &t);
+        int rc = pm__walker_read(swapped, vpn * PAGE, PM__TABLE_MOST, &t);
         if (rc == 0 ? !(t.entry[vpn - t.first] & PM__PTE_DIRTY) : rc != -EBADF)
             wrong++;
     }
@@ -870,7 +912,7 @@ static void *read_moving(void *unused)
     (void)unused;
     while (!atomic_load(&done)) {
         struct pm__table t;
-        int rc = pm__walker_read(own, (uintptr_t)known + 7 * PAGE, &t);
+        int rc = pm__walker_read(own, (uintptr_t)known + 7 * PAGE, PM__TABLE_MOST, &t);
         if (rc != 0 && rc != -EAGAIN)
             wrong++;
     }
@@ -945,6 +987,8 @@ int main(void)
     RUN(pages_of_files);
     RUN(after_a_fork);
     RUN(huge_pages);
+    RUN(as_many_as_are_asked_for);
+    RUN(more_than_a_table);
     RUN(hugetlb_of_2_mib);
     RUN(hugetlb_of_1_gib);
     RUN(what_is_no_pagemap);

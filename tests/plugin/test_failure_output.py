@@ -28,6 +28,47 @@ def test_patched(pmaps_snapshot):
     result.stdout.fnmatch_lines([f"FAILED test_it.py::test_patched - FootprintError: {headline}"])
 
 
+def test_written_pages_stand_under_their_mapping(run: Run) -> None:
+    """Of a window, page by page; what is not known says why."""
+    result = run(
+        """
+import mmap
+from pytest_pmaps import assert_at_most
+
+def test_it(pmaps):
+    data = mmap.mmap(-1, 64 << 12, flags=mmap.MAP_PRIVATE)
+    data.madvise(mmap.MADV_NOHUGEPAGE)
+    data[:] = bytes(64 << 12)
+    try:
+        with pmaps.written() as w:
+            data[3 << 12] = data[4 << 12] = data[9 << 12] = 1
+            data.madvise(mmap.MADV_DONTNEED, 20 << 12, 4096)
+    except pytest_pmaps.Unsupported as exc:
+        pytest.skip(str(exc))
+    if w.reasons[1:]:
+        pytest.skip(w.reasons[-1])
+    pmaps.snapshot()
+    assert_at_most(w.of(data), 1, "written")
+"""
+    )
+    if "1 skipped" in result.stdout.str():
+        pytest.skip("no windows with userfaultfd here")
+    result.stdout.fnmatch_lines(
+        ["*FootprintError: mmap of 256 KiB at *: 3..4 written pages (12..16 KiB), allowed 1*"]
+    )
+    lines = result.stdout.lines
+    head = next(i for i, line in enumerate(lines) if line.startswith("written pages of mmap"))
+    assert lines[head].endswith("(page index, pages):")
+    assert "rw-p" in lines[head + 1]
+    ranges = [line.split("\t") for line in lines[head + 2 : head + 5]]
+    first = int(ranges[0][0]) - 3
+    assert [(int(a) - first, b) for a, b in ranges] == [
+        (3, "2"),
+        (9, "1"),
+        (20, "1  (unknown: given back to the kernel meanwhile)"),
+    ]
+
+
 def test_offending_ranges_stand_under_their_mapping(run: Run) -> None:
     """In the RFC's form: the line of maps, then page index, pages, flags and mapcount."""
     lines = run(DIRTY).stdout.lines

@@ -52,6 +52,12 @@ def test_it(pmaps, tmp_path):
     pmaps.assert_at_most(before["libfoo"], "1 MiB", "rss")
     pmaps.assert_not_mapped(before, "libnotthere")
     pmaps.assert_unchanged(before["libfoo"], since=again)
+    try:
+        with pmaps.written(select="libfoo") as w:
+            pass
+        assert w["libfoo.text"].written == 0
+    except pytest_pmaps.Unsupported:
+        pass
     with subprocess.Popen(["sleep", "9"]) as child:
         assert pmaps.snapshot(child).pid == child.pid
         child.kill()

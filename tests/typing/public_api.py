@@ -61,3 +61,15 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(pages.shared_with(before), pp.Count)
     assert_type(change.of(memoryview(b"")).new.dirty, pp.Count)
     pp.assert_no_dirty(pages, since=before)
+    with pp.written(select="libfoo") as window:
+        pass
+    assert_type(window, pp.Written)
+    assert_type(window.written <= "8 KiB", bool)
+    assert_type(window["libfoo"], pp.WrittenSelection)
+    assert_type(window["libfoo"].written, pp.Count)
+    assert_type(window.of(bytearray(5)), pp.WrittenPages)
+    assert_type(window.method, pp.WrittenMethod)
+    assert_type(window.unwatched, tuple[pp.Unwatched, ...])
+    for written in window.written_ranges():
+        assert_type(written, pp.WrittenRange)
+    pp.assert_at_most(window["libfoo"], "8 KiB", "written")
