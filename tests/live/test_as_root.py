@@ -73,7 +73,7 @@ def test_all_flags_are_decided(zoo: Path, public: Path):
 
 def test_hugetlb_is_listed_and_marked(zoo: Path, public: Path):
     """A hugetlb mapping has no ranges, as in the RFC, and its dirty pages are not called zero."""
-    with targets.reserved_hugepages(2), targets.running(zoo, "hugetlb", public) as (pid, info):
+    with targets.reserved_hugepages(3), targets.running(zoo, "hugetlb", public) as (pid, info):
         captured = snapshot(pid)
         area = next(iter(targets.areas(info).values()))
         mapping = next(m for m in captured.mappings if m.start <= area.start < m.end)
@@ -122,6 +122,7 @@ SPARSE = """
 import ctypes, json, mmap, random, sys
 size = 1 << 40
 memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+memory.madvise(mmap.MADV_NOHUGEPAGE)  # or each page takes 2 MiB where they are always given
 chance = random.Random(1)
 pages = sorted({chance.randrange(size >> 12) for _ in range(10_000)})
 for page in pages:
