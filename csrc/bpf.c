@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum command { MAP_CREATE = 0, PROG_LOAD = 5, PROG_TEST_RUN = 10 };
+enum command { MAP_CREATE = 0, PROG_LOAD = 5, PROG_TEST_RUN = 10, GET_INFO = 15 };
 enum { MAP_TYPE_ARRAY = 2, MAP_MMAPABLE = 1 << 10, PROG_RAW_TRACEPOINT = 17 };
 
 #define MAX_INSNS 512
@@ -44,6 +44,10 @@ union attr {
         uint64_t args, args_out;
         uint32_t flags, cpu, batch, unused;
     } run;
+    struct {
+        uint32_t fd, size;
+        uint64_t info;
+    } get;
     char room[160];
 };
 
@@ -119,6 +123,17 @@ int pm__bpf_run(int program, const uint64_t *args, size_t n, uint32_t *answer)
     int rc = call(PROG_TEST_RUN, &a);
     *answer = a.run.answer;
     return rc;
+}
+
+/* Of a program: its type, its number, and a hash of its instructions. */
+int pm__bpf_name(int fd, unsigned char name[PM__BPF_NAME])
+{
+    union attr a = {0};
+    memset(name, 0, PM__BPF_NAME);
+    a.get.fd = (uint32_t)fd;
+    a.get.size = PM__BPF_NAME;
+    a.get.info = (uintptr_t)name;
+    return call(GET_INFO, &a);
 }
 
 bool pm__bpf_is_program(int fd)

@@ -36,7 +36,10 @@ int pm__bpf_map(uint32_t size);
 /* `constants` takes the place of the placeholders; PM__REPLY's is the map's descriptor. */
 int pm__bpf_load(const uint64_t *insns, size_t n, const uint64_t constants[PM__N_CONSTANTS]);
 int pm__bpf_run(int program, const uint64_t *args, size_t n, uint32_t *answer);
-/* Whether a descriptor still is a program. */
+/* By what programs and maps are told apart, from now on. */
+#define PM__BPF_NAME 16
+int pm__bpf_name(int fd, unsigned char name[PM__BPF_NAME]);
+/* Whether a descriptor still is a program, as far as that shows without bpf(2). */
 bool pm__bpf_is_program(int fd);
 
 /* ---- pgtable.c --------------------------------------------------------------------------- */

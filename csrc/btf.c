@@ -95,15 +95,17 @@ static void note_string(struct walk *w, const char *s, uint32_t at)
 
 static void find_names(struct walk *w)
 {
+    bool begins = true; /* a string does, at `at` */
     for (uint64_t at = w->strings; at < w->strings_end;) {
         uint64_t left = w->strings_end - at;
         size_t n = left < PM__BTF_NAME ? (size_t)left : PM__BTF_NAME;
         const char *s = look(w, at, n), *end = s ? memchr(s, '\0', n) : NULL;
         if (!s)
             return;
-        if (end && w->initial[(unsigned char)*s])
+        if (end && begins && w->initial[(unsigned char)*s])
             note_string(w, s, (uint32_t)(at - w->strings));
-        at += end ? (uint64_t)(end - s) + 1 : n; /* a longer name is none of ours */
+        at += end ? (uint64_t)(end - s) + 1 : n; /* a longer name is none of ours, nor its end */
+        begins = end;
     }
 }
 

@@ -92,8 +92,9 @@ static void tell_dirty_bits(struct view *v)
 static void tell_referenced(struct view *v)
 {
     for (size_t i = 0; i < v->n; i++)
-        if (!raced(v, i) && (is(v, i, PM_YOUNG) || is(v, i, PM_REFERENCED)))
-            decide_open(v, i, PM_TOUCHED, true, PM_SRC_KPAGEFLAGS);
+        if (!raced(v, i) && is(v, i, PM_NORMAL) && (is(v, i, PM_YOUNG) || is(v, i, PM_REFERENCED)))
+            decide_open(v, i, PM_TOUCHED, true,
+                        is(v, i, PM_YOUNG) ? PM_SRC_PTE : PM_SRC_KPAGEFLAGS);
     pm__settle_or(v, PM_TOUCHED, PM_NORMAL, pages_of(v, PM_C_REFERENCED), PM_SRC_SMAPS,
                   PM_T_OTHERS);
     for (size_t i = 0; i < v->n; i++) {

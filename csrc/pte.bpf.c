@@ -113,6 +113,12 @@ INLINE int is_stranger(void)
     return current_pid_tgid() >> 32 != CONSTANT(PM__OWNER);
 }
 
+/* What cannot be read reads as zeros. */
+INLINE void forget(struct pm__reply *reply)
+{
+    probe_read_kernel(reply->table, sizeof reply->table, (const void *)0);
+}
+
 SEC("prog/copy") long copy(u64 *ctx)
 {
     u64 fd = ctx[0], address = ctx[1], n = ctx[2], functions = 0, again = 0;
@@ -127,21 +133,28 @@ SEC("prog/copy") long copy(u64 *ctx)
     u64 pgd = top_of(file);
     if (!pgd)
         return PM__NO_MEMORY;
-    int is_table = walk(&s, pgd, address);
+    long answer = walk(&s, pgd, address) ? PM__TABLE : s.shift ? PM__ENTRY : PM__OUTSIDE;
+    if (answer == PM__TABLE) {
+        u64 first = address >> 12 & (PM__TABLE_ENTRIES - 1);
+        u64 more = n - 1, from = below(&s) + first * 8;
+        if (more > PM__TABLE_ENTRIES - 1 - first)
+            return PM__OUTSIDE;
+        /* Changes nothing: the verifier of 6.1 forgets the line above where n is on the stack. */
+        asm volatile("%0 &= %1" : "+r"(more) : "i"(PM__TABLE_ENTRIES - 1));
+        if (probe_read_kernel(reply->table, (more + 1) * 8, (const void *)from) ||
+            get(&again, s.at) || ((again ^ s.entry) & (s.mask | PRESENT | LEAF)))
+            answer = PM__MOVED;
+    }
+    /* Only an open file keeps the mm, and is no other file meanwhile: a thread may close it. */
+    if (file_of(fd) != file)
+        answer = PM__NO_PAGEMAP;
+    if (answer == PM__MOVED || answer == PM__NO_PAGEMAP) {
+        forget(reply); /* it may have been no page table any more */
+        return answer;
+    }
     reply->entry = s.entry;
     reply->shift = s.shift;
-    if (!is_table)
-        return s.shift ? PM__ENTRY : PM__OUTSIDE;
-    u64 first = address >> 12 & (PM__TABLE_ENTRIES - 1);
-    u64 more = n - 1, from = below(&s) + first * 8;
-    if (more > PM__TABLE_ENTRIES - 1 - first)
-        return PM__OUTSIDE;
-    /* Changes nothing: the verifier of 6.1 forgets the line above where n went over the stack. */
-    asm volatile("%0 &= %1" : "+r"(more) : "i"(PM__TABLE_ENTRIES - 1));
-    if (probe_read_kernel(reply->table, (more + 1) * 8, (const void *)from) || get(&again, s.at) ||
-        ((again ^ s.entry) & (s.mask | PRESENT | LEAF)))
-        return PM__MOVED;
-    return PM__TABLE;
+    return answer;
 }
 
 SEC("prog/find") long find(u64 *ctx)

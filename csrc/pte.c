@@ -22,9 +22,10 @@ bool pm__wants_tables(const pm_request *request)
 static uint64_t entry_of(const struct pm__table *t, uint64_t vpn)
 {
     uint64_t at = vpn - t->first;
-    if (t->n == 1) /* one for all: frames follow each other */
-        return t->entry[0] & PM_PE_PRESENT ? t->entry[0] + at : 0;
-    return t->entry[at];
+    if (t->n > 1)
+        return t->entry[at];
+    uint64_t frame = (t->entry[0] + at) & PM_PE_PFN_MASK; /* one for all: they follow each other */
+    return t->entry[0] & PM_PE_PRESENT ? (t->entry[0] & ~PM_PE_PFN_MASK) | frame : 0;
 }
 
 static bool agrees(uint64_t told, uint64_t shown)

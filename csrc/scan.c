@@ -63,14 +63,15 @@ static int64_t before(const struct pm__capture *c, size_t mapping, enum pm_count
 }
 
 /* Without counters only a scan can tell; of what pagemap alone is asked for, the few private
- * copies of files are worth it. */
+ * copies of files are worth it, and all where Y is asked for, which is no zero page's. */
 static bool wants_scan_instead(const struct pm__capture *c, size_t mapping, enum pm_bit bit,
                                uint64_t candidates)
 {
     if (bit == PM_HUGE)
         return c->request->depth == PM_FULL && candidates >= c->header.page_size / 8;
+    bool young = c->request->young && c->features.pte;
     return candidates &&
-           (c->request->depth == PM_FULL || c->mappings[mapping].kind != PM_KIND_ANON);
+           (c->request->depth == PM_FULL || young || c->mappings[mapping].kind != PM_KIND_ANON);
 }
 
 /* PAGEMAP_SCAN is asked only where counters leave a question open that it answers.

@@ -28,15 +28,29 @@ static struct {
     enum state state;
     int refusal;
     int program;
+    unsigned char name[PM__BPF_NAME]; /* of the program: its descriptor may be reused */
     struct pm__reply *reply;
     struct pm__format format;
-} walker = {.lock = PTHREAD_MUTEX_INITIALIZER, .program = -1};
+    bool watches_forks;
+} walker = {.lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, .program = -1};
+
+/* No fork while it is set up, or a child would have what is in the middle of it: the map that
+ * answers are read from.  (Recursive, for a signal that comes meanwhile and forks.) */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&walker.lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&walker.lock);
+}
 
 /* A forked child is another process: it may have no right to what was loaded, and the program
  * would refuse it.  It closes it, and asks for itself when it captures. */
 static void forget(void)
 {
-    pthread_mutex_init(&walker.lock, NULL);
+    walker.lock = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
     if (walker.program >= 0 && pm__bpf_is_program(walker.program))
         close(walker.program);
     walker.program = -1;
@@ -44,9 +58,12 @@ static void forget(void)
     walker.state = UNTRIED;
 }
 
-__attribute__((constructor)) static void watch_forks(void)
+/* With the lock held, and after arena.c did: its lock is taken within this one. */
+static bool watch_forks(void)
 {
-    pthread_atfork(NULL, NULL, forget);
+    if (!walker.watches_forks)
+        walker.watches_forks = pthread_atfork(before_fork, after_fork, forget) == 0;
+    return walker.watches_forks;
 }
 
 static void undo(void)
@@ -173,6 +190,12 @@ static int search(int program, int pagemap, const char *page, uint64_t constants
     return PM_PTE_NO_BASE;
 }
 
+/* Of these two the kernel means the program: a helper that it has not, or does not give. */
+static int why_not_loaded(int err)
+{
+    return err == EINVAL || err == EACCES ? PM_PTE_NO_HELPER : err;
+}
+
 static int find_base(int pagemap, uint64_t constants[])
 {
     uint64_t secret[2];
@@ -190,7 +213,7 @@ static int find_base(int pagemap, uint64_t constants[])
             rc = search(program, pagemap, page, constants);
         close(program);
     } else if (!rc) {
-        rc = -program == EINVAL || -program == EACCES ? PM_PTE_NO_HELPER : -program;
+        rc = why_not_loaded(-program);
     }
     munmap(page, 4096);
     return rc;
@@ -275,10 +298,30 @@ static int map_reply(int map)
     if (p == MAP_FAILED)
         return errno;
     madvise(p, size, MADV_DONTFORK);
+    madvise(p, size, MADV_DONTDUMP);
     memset(p, 0, sizeof *walker.reply); /* all of it is there before anything is captured */
     walker.reply = p;
     pm__hide(p, size);
     return 0;
+}
+
+/* Whoever closed one of the first three means what he opens next to be in its place. */
+static int above_standard(int fd)
+{
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd;
+    int above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), err = errno;
+    close(fd);
+    return above < 0 ? -err : above;
+}
+
+static int load_copy(const uint64_t constants[])
+{
+    int fd = pm__bpf_load(pm__copy_insns, LENGTH(pm__copy_insns), constants);
+    if (fd < 0)
+        return why_not_loaded(-fd);
+    walker.program = above_standard(fd);
+    return walker.program < 0 ? -walker.program : -pm__bpf_name(walker.program, walker.name);
 }
 
 static int load(int pagemap, int map, uint64_t constants[])
@@ -290,8 +333,8 @@ static int load(int pagemap, int map, uint64_t constants[])
     constants[PM__MASK] = address_mask();
     if ((rc = find_base(pagemap, constants)))
         return rc;
-    walker.program = pm__bpf_load(pm__copy_insns, LENGTH(pm__copy_insns), constants);
-    return walker.program < 0 ? PM_PTE_NO_HELPER : test_ourselves(pagemap);
+    rc = load_copy(constants);
+    return rc ? rc : test_ourselves(pagemap);
 }
 
 static int set_up(void)
@@ -329,16 +372,40 @@ static int set_up(void)
 
 #endif
 
+/* Whether the descriptor is what we loaded: somebody may have closed all there are. */
+static bool has_program(void)
+{
+    unsigned char name[PM__BPF_NAME];
+    return pm__bpf_name(walker.program, name) == 0 && memcmp(name, walker.name, sizeof name) == 0;
+}
+
+/* In its place is somebody else's, or nothing.  But where bpf(2) is forbidden by now it cannot be
+ * asked, and is ours as far as that shows. */
+static void give_up(void)
+{
+    unsigned char name[PM__BPF_NAME];
+    if (pm__bpf_name(walker.program, name) == 0 || !pm__bpf_is_program(walker.program))
+        walker.program = -1;
+    undo();
+}
+
+/* What another time may not stand in the way. */
+static bool is_passing(int refusal)
+{
+    return refusal == EMFILE || refusal == ENFILE || refusal == ENOMEM || refusal == EAGAIN ||
+           refusal == EINTR;
+}
+
 int pm__walker_prepare(void)
 {
     pthread_mutex_lock(&walker.lock);
-    if (walker.state == LOST) {
-        walker.program = -1; /* it is somebody else's by now, or nobody's */
-        undo();
-    }
+    if (walker.state == READY && !has_program())
+        walker.state = LOST;
+    if (walker.state == LOST)
+        give_up();
     if (walker.state == UNTRIED || walker.state == LOST) {
-        walker.refusal = set_up();
-        walker.state = walker.refusal ? REFUSED : READY;
+        walker.refusal = watch_forks() ? set_up() : ENOMEM;
+        walker.state = !walker.refusal ? READY : is_passing(walker.refusal) ? UNTRIED : REFUSED;
     }
     int rc = walker.refusal;
     pthread_mutex_unlock(&walker.lock);

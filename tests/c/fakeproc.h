@@ -111,6 +111,7 @@ enum fk_kind {
     FK_F_ROOT,
     FK_F_STAT,
     FK_F_STATUS,
+    FK_F_MAPS,
     FK_F_SMAPS,
     FK_F_NUMA,
     FK_F_PAGEMAP,
@@ -323,6 +324,14 @@ static inline void fk_counters(const struct fk_mapping *m, int64_t c[PM_N_COUNTE
         c[k] += m->lie[k];
 }
 
+static inline void fk_maps_line(struct fk_text *t, const struct fk_mapping *m)
+{
+    fk_printf(t, "%08llx-%08llx %s %08llx %02x:%02x %llu %s%s\n", (unsigned long long)m->start,
+              (unsigned long long)fk_end(m), m->perms, (unsigned long long)m->offset, m->major,
+              m->minor, (unsigned long long)m->inode, m->name ? "                   " : "",
+              m->name ? m->name : "");
+}
+
 static inline void fk_smaps_mapping(struct fk_text *t, const struct fk_mapping *m)
 {
     static const char *const keys[PM_C_NUMA_PAGES] = {
@@ -333,10 +342,7 @@ static inline void fk_smaps_mapping(struct fk_text *t, const struct fk_mapping *
         "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb", "Swap",
         "SwapPss",       "Locked"};
     int64_t c[PM_N_COUNTERS];
-    fk_printf(t, "%08llx-%08llx %s %08llx %02x:%02x %llu %s%s\n", (unsigned long long)m->start,
-              (unsigned long long)fk_end(m), m->perms, (unsigned long long)m->offset, m->major,
-              m->minor, (unsigned long long)m->inode, m->name ? "                   " : "",
-              m->name ? m->name : "");
+    fk_maps_line(t, m);
     fk_counters(m, c);
     for (int k = 0; k < PM_C_NUMA_PAGES && !m->no_counters; k++)
         fk_printf(t, "%s:%*lld kB\n", keys[k], (int)(23 - strlen(keys[k])), (long long)c[k] / 1024);
@@ -496,6 +502,7 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
         enum fk_kind kind;
     } table[] = {{"stat", FK_F_STAT},
                  {"status", FK_F_STATUS},
+                 {"maps", FK_F_MAPS},
                  {"smaps", FK_F_SMAPS},
                  {"numa_maps", FK_F_NUMA},
                  {"pagemap", FK_F_PAGEMAP},
@@ -520,7 +527,8 @@ static inline enum fk_kind fk_kind_of(struct fake *f, const char *path, size_t *
 static inline bool fk_of_target(enum fk_kind kind)
 {
     return kind == FK_F_DIR || kind == FK_F_ROOT || kind == FK_F_STAT || kind == FK_F_STATUS ||
-           kind == FK_F_SMAPS || kind == FK_F_NUMA || kind == FK_F_PAGEMAP || kind == FK_F_OBJECT;
+           kind == FK_F_MAPS || kind == FK_F_SMAPS || kind == FK_F_NUMA || kind == FK_F_PAGEMAP ||
+           kind == FK_F_OBJECT;
 }
 
 static inline int fk_why_not(const struct fake *f, enum fk_kind kind, int flags, size_t file)
@@ -599,6 +607,11 @@ static inline void fk_render(struct fake *f, enum fk_kind kind, struct fk_text *
     int pass;
     t->n = 0;
     switch (kind) {
+    case FK_F_MAPS: /* instead of smaps, where no counters are asked for */
+        w = fk_now(f, ++f->smaps_pass > 0 ? FK_SMAPS2 : FK_SMAPS1);
+        for (size_t i = 0; i < w->n; i++)
+            fk_maps_line(t, &w->mappings[i]);
+        break;
     case FK_F_SMAPS:
         pass = ++f->smaps_pass > 0;
         w = fk_now(f, pass ? FK_SMAPS2 : FK_SMAPS1);

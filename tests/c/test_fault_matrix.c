@@ -10,8 +10,8 @@
 #include "check.h"
 #include "fakeproc.h"
 
-enum call { OPEN, PREAD, IOCTL, STAT, CLOSE, CALLS };
-static const char *const call_names[CALLS] = {"open", "pread", "ioctl", "stat", "close"};
+enum call { OPEN, PREAD, IOCTL, STAT, CLOSE, TABLE, CALLS };
+static const char *const call_names[CALLS] = {"open", "pread", "ioctl", "stat", "close", "table"};
 
 enum who { ROOT, USER, SPARSE, WORLDS };
 static const char *const who_names[WORLDS] = {"root", "user", "sparse"};
@@ -102,6 +102,11 @@ static int failing_stat(void *ctx, int fd, struct pm__file *out)
     return strikes(STAT, fd, NULL) ? -k.err : fk_stat(ctx, fd, out);
 }
 
+static int failing_table(void *ctx, int fd, uint64_t address, size_t most, struct pm__table *out)
+{
+    return strikes(TABLE, fd, NULL) ? -k.err : fk_table(ctx, fd, address, most, out);
+}
+
 /* The descriptor is gone whatever close() says. */
 static int failing_close(void *ctx, int fd)
 {
@@ -133,6 +138,8 @@ static void make_kernel(enum who who)
     f->io.ioctl = failing_ioctl;
     f->io.stat = failing_stat;
     f->io.close = failing_close;
+    f->io.table = failing_table;
+    f->tables = true;
 }
 
 /* ---- what comes of it ---------------------------------------------------------------------- */
@@ -172,8 +179,8 @@ static void check_truth(const pm_snapshot *snap)
 
 static bool is_needed(enum fk_kind kind)
 {
-    return kind == FK_F_DIR || kind == FK_F_STAT || kind == FK_F_STATUS || kind == FK_F_SMAPS ||
-           kind == FK_F_PAGEMAP;
+    return kind == FK_F_DIR || kind == FK_F_STAT || kind == FK_F_STATUS || kind == FK_F_MAPS ||
+           kind == FK_F_SMAPS || kind == FK_F_PAGEMAP;
 }
 
 /* No descriptor left is an error wherever another answer would hide it. */
@@ -196,6 +203,7 @@ static void check_outcome(int rc, const pm_error *err, const pm_snapshot *snap)
 {
     bool struck = k.at && k.n[k.call] >= k.at;
     bool harmless = !struck || k.call == CLOSE || k.call == STAT || k.err == 0 ||
+                    (k.call == TABLE && k.err != ESRCH) ||
                     (k.call == OPEN && !is_needed(k.of) && !no_room(k.err)) ||
                     (k.call == PREAD && !is_needed(k.of));
     CHECK_IN(rc == 0 || err->code == -rc, "%s: rc %d code %d", note, rc, err->code);
@@ -238,12 +246,14 @@ static void strike(enum who who, enum call call, unsigned at, int err, bool for_
 /* ---- the tests ------------------------------------------------------------------------------ */
 static void matrix(enum who who)
 {
-    static const int faults[] = {EINTR, EIO, ENOMEM, EACCES, EPERM, ESRCH, ENOENT, EMFILE, 0, -1};
+    static const int faults[] = {EINTR,  EIO,    ENOMEM, EACCES, EPERM, ESRCH,
+                                 ENOENT, EMFILE, EAGAIN, EBADF,  0,     -1};
     unsigned n[CALLS];
     strike(who, OPEN, 0, 0, false);
     memcpy(n, k.n, sizeof n);
     CHECK(n[OPEN] > 5 && n[PREAD] > 10 && n[CLOSE] > 5 && n[STAT] > 0);
     CHECK_IN(who != SPARSE || n[IOCTL] > 4, "%u ioctls", n[IOCTL]);
+    CHECK_IN(n[TABLE] > 8, "%u page tables", n[TABLE]);
     for (int call = 0; call < CALLS; call++)
         for (unsigned at = 1; at <= n[call]; at++)
             for (size_t f = 0; f < sizeof faults / sizeof *faults; f++)

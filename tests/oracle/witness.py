@@ -169,7 +169,16 @@ class Board:
 
 # ---- what a capture claims ---------------------------------------------------------------------
 
-_FACTS: Final = (Fact.PRESENT, Fact.NORMAL, Fact.ANON, Fact.ZERO, Fact.FILE, Fact.DIRTY)
+_FACTS: Final = (
+    Fact.PRESENT,
+    Fact.NORMAL,
+    Fact.ANON,
+    Fact.ZERO,
+    Fact.FILE,
+    Fact.DIRTY,
+    Fact.PTEDIRTY,
+    Fact.YOUNG,
+)
 
 
 @dataclass(slots=True)
@@ -251,6 +260,10 @@ def _truth(kind: Kind, s: State) -> dict[Fact, tuple[int, int]]:
         Fact.ZERO: (zero, ALL),
         Fact.FILE: (file, sure),
         Fact.DIRTY: (s.written, ALL),
+        # Whatever is done to a page that was written, and however often it is forked, it stays P.
+        Fact.PTEDIRTY: (s.written, ALL),
+        # What maps a page makes it young; others make it old at any time.
+        Fact.YOUNG: (present, sure & ~present & ALL),
         Fact.SWAPPED: (0, ALL),
         Fact.EXCLUSIVE: (s.written, s.written | ~present & ALL if sure == ALL else s.written),
     }

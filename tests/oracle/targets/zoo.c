@@ -8,11 +8,9 @@
  * and ends at its end.  Some states know commands, one a line.  Every area is a mapping of its
  * own, between two inaccessible pages, so that neighbours never merge with it.
  */
-#include "say.h"
+#include "blocks.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -33,76 +31,8 @@
 #define FEATURE_WP_UNPOPULATED (1ULL << 13)
 #define FEATURE_WP_ASYNC (1ULL << 15)
 
-enum { GROUP = 16 * PS, HUGE = 2 << 20 }; /* GROUP: what one read fault maps around it */
-
 static const char *directory = "/tmp";
 static int (*on_command)(const char *line);
-static volatile char sink;
-
-/* ---- building blocks ---- */
-
-static char *isolate(size_t length, int prot, int flags, int fd, size_t align)
-{
-    char *base = mmap(NULL, length + 2 * align + 2 * PS, PROT_NONE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    need(base != MAP_FAILED, "mmap");
-    char *start = (char *)(((uintptr_t)base + PS + align - 1) / align * align);
-    start = mmap(start, length, prot, flags | MAP_FIXED, fd, 0);
-    need(start != MAP_FAILED, "mmap");
-    return start;
-}
-
-static char *anonymous(size_t pages)
-{
-    return isolate(pages * PS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, GROUP);
-}
-
-static void write_pages(char *start, size_t pages)
-{
-    static uint64_t unique;
-    for (size_t i = 0; i < pages; i++)
-        *(volatile uint64_t *)(start + i * PS) = 0x9e3779b97f4a7c15u * ++unique;
-}
-
-static void read_pages(const char *start, size_t pages)
-{
-    for (size_t i = 0; i < pages; i++)
-        sink = ((const volatile char *)start)[i * PS];
-}
-
-/* A file of random-looking pages, written `step` bytes at a time, on disk, already unlinked. */
-static int make_file(const char *where, size_t pages, size_t step)
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/zoo-XXXXXX", where);
-    int fd = mkstemp(path);
-    need(fd >= 0, path);
-    unlink(path);
-    static char block[HUGE];
-    for (size_t at = 0; at < pages * PS; at += step) {
-        for (size_t i = 0; i < step; i += PS)
-            *(uint64_t *)(block + i) = 0x2545f4914f6cdd1du * (at + i + 1);
-        need(write(fd, block, step) == (ssize_t)step, "write");
-    }
-    need(fsync(fd) == 0, "fsync");
-    return fd;
-}
-
-static char *map_file(int fd, size_t pages, int prot, int flags)
-{
-    return isolate(pages * PS, prot, flags, fd, GROUP);
-}
-
-/* The kernel queues fresh and freed pages per CPU, and madvise only pushes its own CPU's queue
- * through: a page left in another's is neither paged out nor seen as lazily freed.
- */
-static void stay_on_one_cpu(void)
-{
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    need(!sched_setaffinity(0, sizeof one, &one), "sched_setaffinity");
-}
 
 /* ---- anonymous memory ---- */
 
@@ -287,6 +217,7 @@ static int shared_command(const char *line)
 static void zoo_file_shared(void)
 {
     int fd = make_file(directory, 64, PS);
+    need_disk(fd);
     char *p = shared_file = map_file(fd, 64, PROT_READ | PROT_WRITE, MAP_SHARED);
     write_pages(p, 16);
     read_pages(p + 16 * PS, 16);
@@ -305,6 +236,7 @@ static void zoo_file_shared(void)
 static void zoo_file_large(void)
 {
     int fd = make_file(directory, 512, HUGE);
+    need_disk(fd);
     char *p = isolate(HUGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, HUGE);
     read_pages(p, 512);
     write_pages(p + 100 * PS, 1);
