@@ -939,7 +939,7 @@ static void the_tables_move_meanwhile(void)
     pthread_t threads[THREADS];
     known = map_aligned(TABLE);
     start(threads, THREADS, read_moving);
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 300; i++) {
         known[7 * PAGE] = 1;
         CHECK(mmap(known, TABLE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
                    -1, 0) == known);
