@@ -154,6 +154,36 @@ static void rule_out_migration(struct view *v)
         v->steady = false;
 }
 
+/* Whether some pages may be one huge page, or several. */
+static bool may_be_huge(const struct view *v)
+{
+    uint64_t whole = v->c->header.page_size / sizeof(uint64_t), from = 0, to = 0;
+    for (size_t i = 0; i < v->n; i++) {
+        if (raced(v, i) || !is(v, i, PM_PRESENT) || (v->entry[i] & PM_PE_FILE))
+            continue;
+        if (v->vpn[i] != to)
+            from = v->vpn[i];
+        to = v->vpn[i] + v->count[i];
+        if ((from + whole - 1) / whole * whole + whole <= to)
+            return true;
+    }
+    return false;
+}
+
+/* Kernels before 6.6 leave huge pages out of smaps while nobody may access them: under
+ * PROT_NONE, and while NUMA balancing waits for who does.  What is missing then need not be the
+ * zero page.  A kernel with PAGEMAP_SCAN is newer. */
+static void rule_out_uncounted(struct view *v)
+{
+    int64_t most = 0;
+    if (!v->steady || v->c->features.scan)
+        return;
+    for (size_t i = 0; i < v->n; i++)
+        most += if_so(v, i, is(v, i, PM_PRESENT) && !is_not(v, i, PM_ANON));
+    if (pages_of(v, PM_C_ANONYMOUS) < most && may_be_huge(v))
+        v->steady = false;
+}
+
 /* Before Anonymous decides which pages are copies, it must agree with Rss on how many. */
 static void check_anonymous(struct view *v)
 {
@@ -177,6 +207,7 @@ static void tell_zero_from_anon(struct view *v)
     zero_from_scan(v);
     normal_from_anon(v);
     rule_out_migration(v);
+    rule_out_uncounted(v);
     check_anonymous(v);
     pm__settle(v, PM_ANON, PM_PRESENT, pages_of(v, PM_C_ANONYMOUS), PM_SRC_SMAPS);
     normal_from_anon(v);
