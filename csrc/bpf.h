@@ -50,6 +50,7 @@ struct pm__format {
     uint64_t frame;    /* mask of the physical address */
     uint64_t young;
     uint64_t dirty;    /* any of these */
+    uint64_t special;  /* in the lowest table */
     uint64_t leaf;     /* above the lowest table: the entry maps memory itself */
 };
 

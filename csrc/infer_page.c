@@ -28,6 +28,9 @@ static void from_page_table(struct view *v, size_t i)
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
         if (!unknown(v, i, facts[k]))
             v->m->evidence[facts[k]] |= 1u << PM_SRC_PTE;
+    if (!unknown(v, i, PM_PTEDIRTY) && is_not(v, i, PM_ZERO) && !internal(v, i, PM__KFLAGS) &&
+        !(v->m->evidence[PM_ZERO] & 1u << PM_SRC_SCAN))
+        v->m->evidence[PM_ZERO] |= 1u << PM_SRC_PTE;
 }
 
 /* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only
@@ -95,15 +98,17 @@ static bool is_ordinary(const struct view *v)
     return !v->shared && v->m->kind != PM_KIND_SPECIAL;
 }
 
-static void zero_from_scan(struct view *v)
+static void anon_from_zero(struct view *v)
 {
+    bool told = v->m->evidence[PM_ZERO] & 1u << PM_SRC_PTE;
+    enum pm_source proof = told ? PM_SRC_PTE : PM_SRC_SCAN;
     for (size_t i = 0; i < v->n; i++) {
         if (raced(v, i) || !unknown(v, i, PM_ANON))
             continue;
         if (is(v, i, PM_ZERO) || v->shared)
-            decide(v, i, PM_ANON, false, v->shared ? PM_SRC_MAPS : PM_SRC_SCAN);
+            decide(v, i, PM_ANON, false, v->shared ? PM_SRC_MAPS : proof);
         else if (is_not(v, i, PM_ZERO) && is_ordinary(v))
-            decide(v, i, PM_ANON, true, PM_SRC_SCAN);
+            decide(v, i, PM_ANON, true, proof);
     }
 }
 
@@ -204,7 +209,7 @@ static void check_anonymous(struct view *v)
 
 static void tell_zero_from_anon(struct view *v)
 {
-    zero_from_scan(v);
+    anon_from_zero(v);
     normal_from_anon(v);
     rule_out_migration(v);
     rule_out_uncounted(v);

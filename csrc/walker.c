@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LENGTH(insns) (sizeof(insns) / sizeof *(insns))
@@ -32,6 +33,8 @@ static struct {
     struct pm__reply *reply;
     struct pm__format format;
     bool watches_forks;
+    bool rights; /* when it was tried */
+    pid_t owner; /* who tried it */
 } walker = {.lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, .program = -1};
 
 /* No fork while it is set up, or a child would have what is in the middle of it: the map that
@@ -48,14 +51,19 @@ static void after_fork(void)
 
 /* A forked child is another process: it may have no right to what was loaded, and the program
  * would refuse it.  It closes it, and asks for itself when it captures. */
-static void forget(void)
+static void forget_ours(void)
 {
-    walker.lock = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
     if (walker.program >= 0 && pm__bpf_is_program(walker.program))
         close(walker.program);
     walker.program = -1;
     walker.reply = NULL; /* not inherited */
     walker.state = UNTRIED;
+}
+
+static void forget(void)
+{
+    walker.lock = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    forget_ours();
 }
 
 /* With the lock held, and after arena.c did: its lock is taken within this one. */
@@ -245,12 +253,12 @@ static bool is_as_expected(const uint64_t *said, const uint64_t *shown)
     static const uint64_t present[N_TRIALS] = {[WRITTEN] = PM_PE_PRESENT | PM__PTE_DIRTY,
                                                [PROTECTED] = PM_PE_PRESENT | PM__PTE_DIRTY,
                                                [HIDDEN] = PM_PE_PRESENT | PM__PTE_DIRTY,
-                                               [ZERO] = PM_PE_PRESENT,
+                                               [ZERO] = PM_PE_PRESENT | PM__PTE_SPECIAL,
                                                [FREED] = PM_PE_PRESENT,
                                                [ABSENT] = 0};
     for (int i = 0; i < N_TRIALS; i++) {
         uint64_t frame = shown[i] & PM_PE_PFN_MASK;
-        if ((said[i] & (PM_PE_PRESENT | PM__PTE_DIRTY)) != present[i] ||
+        if ((said[i] & (PM_PE_PRESENT | PM__PTE_DIRTY | PM__PTE_SPECIAL)) != present[i] ||
             (shown[i] & PM_PE_PRESENT) != (present[i] & PM_PE_PRESENT) ||
             (frame && frame != (said[i] & PM_PE_PFN_MASK)))
             return false;
@@ -396,9 +404,42 @@ static bool is_passing(int refusal)
            refusal == EINTR;
 }
 
+/* CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which stands for both. */
+static bool has_rights(void)
+{
+    struct {
+        uint32_t version;
+        int32_t pid;
+    } who = {.version = 0x20080522};
+    struct {
+        uint32_t effective, permitted, inheritable;
+    } caps[2] = {{0}};
+    const uint32_t both = 1u << (39 - 32) | 1u << (38 - 32);
+    syscall(SYS_capget, &who, caps);
+    return caps[0].effective & 1u << 21 || (caps[1].effective & both) == both;
+}
+
+/* Who gave up the rights since, or was cloned by who has them, does not keep what they gave. */
+static void notice_change(void)
+{
+    bool rights = has_rights();
+    if (walker.owner && walker.owner != getpid()) {
+        forget_ours();
+    } else if (walker.rights != rights) {
+        if (has_program())
+            undo();
+        else
+            give_up();
+        walker.state = UNTRIED;
+    }
+    walker.rights = rights;
+    walker.owner = getpid();
+}
+
 int pm__walker_prepare(void)
 {
     pthread_mutex_lock(&walker.lock);
+    notice_change();
     if (walker.state == READY && !has_program())
         walker.state = LOST;
     if (walker.state == LOST)
