@@ -27,10 +27,20 @@ static struct {
     bool watches_forks;
     bool rights; /* when it was tried */
     pid_t owner; /* who tried it */
-} walker = {.lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, .reader = {.program = -1}};
+} walker = {.reader = {.program = -1}};
+
+/* Recursive, for a signal that comes while it is held, and forks. */
+__attribute__((constructor)) static void make_lock(void)
+{
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&walker.lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
 
 /* No fork while it is set up, or a child would have what is in the middle of it: the map that
- * answers are read from.  (Recursive, for a signal that comes meanwhile and forks.) */
+ * answers are read from. */
 static void before_fork(void)
 {
     pthread_mutex_lock(&walker.lock);
@@ -54,7 +64,7 @@ static void forget_ours(void)
 
 static void forget(void)
 {
-    walker.lock = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    make_lock();
     forget_ours();
 }
 
