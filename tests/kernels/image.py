@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -61,8 +61,8 @@ def system(folder: Path) -> Path:
     return path
 
 
-def project(folder: Path, plan: str) -> Path:
-    """The disk with the tree under test, the environment it is installed in, and a plan."""
+def project(folder: Path, plans: Mapping[str, str]) -> Path:
+    """The disk with the tree under test, the environment it is installed in, and the plans."""
     stage = _empty(folder / "project")
     for name in _TREE:
         _copy(_ROOT / name, stage / name)
@@ -70,7 +70,8 @@ def project(folder: Path, plan: str) -> Path:
     for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
         if (source := Path(sys.prefix) / name).exists():
             _copy(source, environment / name)
-    (stage / "plan").write_text(plan)
+    for name, plan in plans.items():
+        (stage / f"plan-{name}").write_text(plan)
     (stage / "prefix").write_text(sys.prefix)
     made = disk(folder / "project.ext4", stage, PROJECT_SIZE)
     shutil.rmtree(stage)

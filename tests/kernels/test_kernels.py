@@ -14,7 +14,7 @@ import pytest
 
 from kernels import boot, fetch, image, suite
 
-LIMIT = float(os.environ.get("PMAPS_KERNELS_LIMIT", "1800"))
+LIMIT = float(os.environ.get("PMAPS_KERNELS_LIMIT", "3600"))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def folder() -> Path:
 def disks(folder: Path) -> tuple[Path, ...]:
     """The system's disk and the project's."""
     return image.system(folder), image.project(
-        folder, suite.plan(os.environ.get("PMAPS_KERNELS_TESTS", ""))
+        folder, suite.plans(os.environ.get("PMAPS_KERNELS_TESTS", ""))
     )
 
 
@@ -52,6 +52,7 @@ def test_kernel(
         disks=disks,
         random=random,
         levels=levels,
+        plan="whole" if random and levels == 5 else "core",
         expect=suite.EXPECTED[series],
     )
     logs = folder / "logs" / f"{series}-{'random' if random else 'nokaslr'}-{levels}"
