@@ -12,7 +12,6 @@ CORE = {
     "root": (
         "tests/kernels/guest_tests",
         "tests/live/test_library.py",
-        "tests/live/test_names.py",
         "tests/live/test_pte_states.py",
         "tests/live/test_rfc_restored.py",
         "tests/live/test_softdirty.py",
@@ -41,15 +40,20 @@ MORE = {
 }
 """What one boot of each kernel runs as well: it does not depend on levels, or on what is random."""
 
+NAMES = {
+    "root": ("tests/kernels/guest_tests/test_guest.py", "tests/live/test_names.py"),
+    "nobody": ("tests/live/test_names.py",),
+}
+"""What the kernel that is made for its names runs."""
+
 _OPTIONS = "-q -rs --durations=10 --color=no"
 
 
 def plans(instead: str = "") -> dict[str, str]:
     """The suite as ``guest/run`` reads it: a line a user and the arguments of pytest."""
-    core = {"root": (instead,)} if instead else CORE
-    more = {} if instead else MORE
-    whole = {who: (*files, *more.get(who, ())) for who, files in core.items()}
-    return {"core": _text(core), "whole": _text(whole)}
+    whole = {who: (*files, *MORE.get(who, ())) for who, files in CORE.items()}
+    every = {"core": CORE, "whole": whole, "names": NAMES}
+    return {name: _text({"root": (instead,)} if instead else plan) for name, plan in every.items()}
 
 
 def _text(parts: dict[str, tuple[str, ...]]) -> str:
