@@ -39,6 +39,7 @@ static struct {
     bool busy;
 } arenas[MAX_ARENAS];
 static struct block *blocks;
+static pid_t owner; /* whose arenas these are */
 
 static struct {
     char *base; /* NULL: a free place */
@@ -48,11 +49,28 @@ static struct {
 #define N_OTHERS (sizeof others / sizeof *others)
 
 /* In a forked child the arenas are unmapped already; forget them. */
-static void forget_arenas(void)
+static void forget_regions(void)
 {
     memset(arenas, 0, sizeof arenas);
     memset(others, 0, sizeof others);
+}
+
+static void forget_arenas(void)
+{
+    forget_regions();
     pthread_mutex_init(&lock, NULL);
+}
+
+/* A child that was made without fork(), by clone(), has not run the handler below, and no arenas
+ * either. */
+static void enter(void)
+{
+    pthread_mutex_lock(&lock);
+    if (owner == getpid())
+        return;
+    if (owner)
+        forget_regions();
+    owner = getpid();
 }
 
 static void before_fork(void)
@@ -116,7 +134,7 @@ int pm__arena_get(struct pm__arena *arena, size_t size)
 {
     int rc = 0;
     size = pm__page_round(size);
-    pthread_mutex_lock(&lock);
+    enter();
     int slot = find_slot(size);
     if (slot < 0 || !arenas[slot].base) {
         drop_idle(); /* too small ones: one growing process needs one arena, not a ladder of them */
@@ -144,7 +162,7 @@ int pm__arena_get(struct pm__arena *arena, size_t size)
 
 void pm__arena_put(struct pm__arena *arena)
 {
-    pthread_mutex_lock(&lock);
+    enter();
     for (int i = 0; arena->base && i < MAX_ARENAS; i++) {
         if (arenas[i].base != arena->base)
             continue;
@@ -186,7 +204,7 @@ void *pm__block_new(size_t size)
         return NULL;
     b->size = size;
     b->prev = NULL;
-    pthread_mutex_lock(&lock);
+    enter();
     b->next = blocks;
     if (blocks)
         blocks->prev = b;
@@ -200,7 +218,7 @@ void pm__block_free(void *block)
     if (!block)
         return;
     struct block *b = (struct block *)((char *)block - BLOCK_HEAD);
-    pthread_mutex_lock(&lock);
+    enter();
     if (b->prev)
         b->prev->next = b->next;
     else
@@ -224,7 +242,7 @@ static uint64_t overlap(uint64_t start, uint64_t end, const void *base, size_t s
 bool pm__is_ours(uint64_t start, uint64_t end, bool inherited)
 {
     uint64_t covered = 0; /* regions lie apart, so that lengths add up */
-    pthread_mutex_lock(&lock);
+    enter();
     for (struct block *b = blocks; b; b = b->next)
         covered += overlap(start, end, b, b->size);
     for (int i = 0; !inherited && i < MAX_ARENAS; i++)
@@ -241,7 +259,7 @@ bool pm__is_ours(uint64_t start, uint64_t end, bool inherited)
 size_t pm__ours(void)
 {
     size_t sum = 0;
-    pthread_mutex_lock(&lock);
+    enter();
     for (struct block *b = blocks; b; b = b->next)
         sum += b->size;
     for (int i = 0; i < MAX_ARENAS; i++)
@@ -254,7 +272,7 @@ size_t pm__ours(void)
 
 static void replace_other(const void *was, void *base, size_t size)
 {
-    pthread_mutex_lock(&lock);
+    enter();
     for (size_t i = 0; i < N_OTHERS; i++) {
         if (others[i].base != was)
             continue;

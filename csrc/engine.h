@@ -54,6 +54,7 @@ struct pm__table {
 
 #define PM__PTE_YOUNG (UINT64_C(1) << 55)
 #define PM__PTE_DIRTY (UINT64_C(1) << 56)
+#define PM__PTE_SPECIAL (UINT64_C(1) << 57) /* the zero page, or memory without a struct page */
 
 /* Each returns a value >= 0 or -errno.  Tests replace it to inject faults, a recording to
  * write down what is read, a replay to answer without a kernel. */
@@ -121,8 +122,9 @@ enum {
  * of their own, in which every other array to look into is a cache miss. */
 enum { PM__ENTRY_EXCLUSIVE = PM_EXCLUSIVE, PM__ENTRY_FILE = PM_FILE };
 
-/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y). */
-enum { PM__TOLD = PM_PORD };
+/* Until there are runs: its page table entry agrees with pagemap, and told of P (and Y); and it
+ * says that the page is not the zero page. */
+enum { PM__TOLD = PM_PORD, PM__PLAIN = PM_NORMAL };
 
 #define PM_BIT(b) (UINT32_C(1) << (b))
 #define PM__PUBLIC (PM_BIT(PM_N_BITS) - 1)

@@ -107,6 +107,7 @@ static struct view view_of(struct pm__capture *c, size_t mapping)
         .known = r->known + s->first,
         .lo = r->lo + s->first,
         .hi = r->hi + s->first,
+        .vpn = r->vpn + s->first,
         .entry = r->entry + s->first,
         .count = r->count + s->first,
         .n = s->n,

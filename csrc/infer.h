@@ -13,7 +13,7 @@ struct view {
     pm_mapping *m;
     const pm_counters *k; /* its counters; each -1 where none were read */
     uint32_t *set, *known, *lo, *hi;
-    const uint64_t *entry, *count; /* of run i; count in pages */
+    const uint64_t *vpn, *entry, *count; /* of run i; count in pages */
     size_t n;
     bool shared;     /* MAP_SHARED */
     bool own_vma;    /* anonymous VMA: the only kind that MADV_FREE works on */

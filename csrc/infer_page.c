@@ -28,6 +28,9 @@ static void from_page_table(struct view *v, size_t i)
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
         if (!unknown(v, i, facts[k]))
             v->m->evidence[facts[k]] |= 1u << PM_SRC_PTE;
+    if (!unknown(v, i, PM_PTEDIRTY) && is_not(v, i, PM_ZERO) && !internal(v, i, PM__KFLAGS) &&
+        !(v->m->evidence[PM_ZERO] & 1u << PM_SRC_SCAN))
+        v->m->evidence[PM_ZERO] |= 1u << PM_SRC_PTE;
 }
 
 /* Bit 61 says "not anonymous": a page of the file, or the huge zero page, which only
@@ -95,15 +98,17 @@ static bool is_ordinary(const struct view *v)
     return !v->shared && v->m->kind != PM_KIND_SPECIAL;
 }
 
-static void zero_from_scan(struct view *v)
+static void anon_from_zero(struct view *v)
 {
+    bool told = v->m->evidence[PM_ZERO] & 1u << PM_SRC_PTE;
+    enum pm_source proof = told ? PM_SRC_PTE : PM_SRC_SCAN;
     for (size_t i = 0; i < v->n; i++) {
         if (raced(v, i) || !unknown(v, i, PM_ANON))
             continue;
         if (is(v, i, PM_ZERO) || v->shared)
-            decide(v, i, PM_ANON, false, v->shared ? PM_SRC_MAPS : PM_SRC_SCAN);
+            decide(v, i, PM_ANON, false, v->shared ? PM_SRC_MAPS : proof);
         else if (is_not(v, i, PM_ZERO) && is_ordinary(v))
-            decide(v, i, PM_ANON, true, PM_SRC_SCAN);
+            decide(v, i, PM_ANON, true, proof);
     }
 }
 
@@ -154,6 +159,36 @@ static void rule_out_migration(struct view *v)
         v->steady = false;
 }
 
+/* Whether some pages may be one huge page, or several. */
+static bool may_be_huge(const struct view *v)
+{
+    uint64_t whole = v->c->header.page_size / sizeof(uint64_t), from = 0, to = 0;
+    for (size_t i = 0; i < v->n; i++) {
+        if (raced(v, i) || !is(v, i, PM_PRESENT) || (v->entry[i] & PM_PE_FILE))
+            continue;
+        if (v->vpn[i] != to)
+            from = v->vpn[i];
+        to = v->vpn[i] + v->count[i];
+        if ((from + whole - 1) / whole * whole + whole <= to)
+            return true;
+    }
+    return false;
+}
+
+/* Kernels before 6.6 leave huge pages out of smaps while nobody may access them: under
+ * PROT_NONE, and while NUMA balancing waits for who does.  What is missing then need not be the
+ * zero page.  A kernel with PAGEMAP_SCAN is newer. */
+static void rule_out_uncounted(struct view *v)
+{
+    int64_t most = 0;
+    if (!v->steady || v->c->features.scan)
+        return;
+    for (size_t i = 0; i < v->n; i++)
+        most += if_so(v, i, is(v, i, PM_PRESENT) && !is_not(v, i, PM_ANON));
+    if (pages_of(v, PM_C_ANONYMOUS) < most && may_be_huge(v))
+        v->steady = false;
+}
+
 /* Before Anonymous decides which pages are copies, it must agree with Rss on how many. */
 static void check_anonymous(struct view *v)
 {
@@ -174,9 +209,10 @@ static void check_anonymous(struct view *v)
 
 static void tell_zero_from_anon(struct view *v)
 {
-    zero_from_scan(v);
+    anon_from_zero(v);
     normal_from_anon(v);
     rule_out_migration(v);
+    rule_out_uncounted(v);
     check_anonymous(v);
     pm__settle(v, PM_ANON, PM_PRESENT, pages_of(v, PM_C_ANONYMOUS), PM_SRC_SMAPS);
     normal_from_anon(v);

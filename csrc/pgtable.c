@@ -20,6 +20,7 @@ struct pm__format pm__x86_64(uint64_t frame_mask, bool saved_dirty)
         .frame = frame_mask,
         .young = accessed,
         .dirty = dirty | (saved_dirty ? saved : 0),
+        .special = 1 << 9,
         .leaf = size,
     };
 }
@@ -35,5 +36,6 @@ uint64_t pm__translate(const struct pm__format *f, uint64_t entry, unsigned shif
     out |= address >> PAGE_SHIFT & PM_PE_PFN_MASK;
     out |= entry & f->young ? PM__PTE_YOUNG : 0;
     out |= entry & f->dirty ? PM__PTE_DIRTY : 0;
+    out |= shift == PAGE_SHIFT && (entry & f->special) ? PM__PTE_SPECIAL : 0;
     return out;
 }

@@ -34,10 +34,12 @@ static bool agrees(uint64_t told, uint64_t shown)
     return (told & PM_PE_PRESENT) && (!frame || frame == (told & PM_PE_PFN_MASK));
 }
 
-static uint32_t state_of(uint64_t told, bool young)
+/* `small`: by an entry of its own. */
+static uint32_t state_of(uint64_t told, bool small, bool young)
 {
     return PM_BIT(PM__TOLD) | (told & PM__PTE_DIRTY ? PM_BIT(PM_PTEDIRTY) : 0) |
-           (young && (told & PM__PTE_YOUNG) ? PM_BIT(PM_YOUNG) : 0);
+           (young && (told & PM__PTE_YOUNG) ? PM_BIT(PM_YOUNG) : 0) |
+           (small && !(told & PM__PTE_SPECIAL) ? PM_BIT(PM__PLAIN) : 0);
 }
 
 /* From a page to the last one that is there of its table. */
@@ -93,7 +95,7 @@ int pm__pte_read(struct pm__capture *c)
         }
         uint64_t told = entry_of(t, p->vpn[i]);
         if (agrees(told, p->entry[i]))
-            p->state[i] |= state_of(told, c->request->young);
+            p->state[i] |= state_of(told, t->n > 1 || t->pages == 1, c->request->young);
     }
     return 0;
 }

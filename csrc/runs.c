@@ -46,6 +46,8 @@ static uint32_t known_of(const struct pm__span *span, uint64_t entry, uint32_t s
         known |= PM_BIT(PM_HUGE);
     if (entry & PM_PE_FILE ? span->asked_huge_zero : span->asked_zero)
         known |= PM_BIT(PM_ZERO);
+    if ((state & PM_BIT(PM__PLAIN)) && !(entry & PM_PE_FILE))
+        known |= PM_BIT(PM_ZERO);
     if (may_have_been_zero(entry, state))
         known &= ~PM_BIT(PM_ZERO);
     if (state & PM_BIT(PM__TOLD))
@@ -78,7 +80,7 @@ static void begin_run(struct pm__runs *r, const struct pm__span *span, const str
     r->known[j] = known_of(span, page->entry, page->state, young);
     if (may_share_frame(page->entry, page->state, page->mapcount))
         r->known[j] |= PM_BIT(PM__FRAMED);
-    r->set[j] = page->state & ~PM_BIT(PM__TOLD);
+    r->set[j] = page->state & ~(PM_BIT(PM__TOLD) | PM_BIT(PM__PLAIN));
     r->lo[j] = r->hi[j] = page->mapcount;
 }
 

@@ -850,7 +850,8 @@ static inline uint64_t fk_table_entry(const struct fk_page *p)
     if (!fk_present(p))
         return 0;
     return PM_PE_PRESENT | (p->frame & PM_PE_PFN_MASK) | (p->young ? PM__PTE_YOUNG : 0) |
-           (p->pte_dirty ? PM__PTE_DIRTY : 0);
+           (p->pte_dirty ? PM__PTE_DIRTY : 0) |
+           (p->what == FK_ZERO || p->what == FK_PFN ? PM__PTE_SPECIAL : 0);
 }
 
 /* All tables are of 512 pages, whatever is mapped by huge entries. */

@@ -611,8 +611,59 @@ static void mapcount_bounds(void)
     bounds("147", "file", false, true, (uint32_t[]){1, 4, 7}, (uint32_t[]){1, 4, 7});
 }
 
+static void (*honest)(void *ctx, struct pm__here *out);
+
+static void before_scan(void *ctx, struct pm__here *out)
+{
+    honest(ctx, out);
+    out->features.scan = false;
+}
+
+/* Kernels before 6.6 do not count a huge page that nobody may access: as many pages as one has
+ * are no zero pages because they are missing, and one fewer are. */
+static void uncounted(uint64_t first, size_t n, bool may_be_huge, bool scan)
+{
+    static struct fake fake;
+    static struct fk_page pages[2048];
+    struct fk_mapping m = {.start = first * FK_PAGE, .n = n, .pages = pages, .perms = "---p"};
+    struct fk_world world = {.mappings = &m, .n = 1};
+    pm_snapshot *snap;
+    pm_error err;
+    pm_columns c;
+    m.vmflags = "mr mw me ac";
+    for (size_t i = 0; i < n; i++)
+        pages[i] =
+            (struct fk_page){.what = FK_ANON, .mapcount = 1, .pte_dirty = true, .frame = 4096 + i};
+    static const int counters[] = {PM_C_RSS, PM_C_PSS, PM_C_ANONYMOUS, PM_C_PRIVATE_DIRTY};
+    for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
+        m.lie[counters[i]] = -(int64_t)n * FK_PAGE;
+    fk_init(&fake, &world);
+    fake.no_kpage = fake.no_scan = true;
+    honest = fake.io.here;
+    if (!scan)
+        fake.io.here = before_scan;
+    CHECK_EQ(fk_capture(&fake, &snap, &err), 0);
+    pm_get_columns(snap, &c);
+    CHECK_EQ(c.mappings[0].trouble, 0);
+    for (size_t i = 0; i < n; i++) {
+        CHECK_EQ(fk_fact(&c, 0, first + i, PM_NORMAL), may_be_huge ? -1 : 0);
+        CHECK_EQ(fk_fact(&c, 0, first + i, PM_DIRTY), may_be_huge ? -1 : 0);
+    }
+    pm_free(snap);
+}
+
+static void huge_pages_that_nobody_may_access(void)
+{
+    uncounted(1024, 512, true, false);
+    uncounted(1024, 511, false, false);
+    uncounted(1025, 1022, false, false);
+    uncounted(1025, 1023, true, false);
+    uncounted(1024, 512, false, true);
+}
+
 int main(void)
 {
+    RUN(huge_pages_that_nobody_may_access);
     RUN(all_or_none);
     RUN(not_when_counters_moved);
     RUN(contradictions);

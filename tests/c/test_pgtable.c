@@ -68,9 +68,11 @@ static void what_is_mapped(void)
         {"dirty", FRAME | PRESENT | DIRTY, mapped(FRAME, dirty), SMALL},
         {"both", FRAME | PRESENT | ACCESSED | DIRTY, mapped(FRAME, young | dirty), SMALL},
         {"with all that is neither",
-         FRAME | PRESENT | RW | USER | BIT(3) | BIT(4) | LEAF | PROTNONE | SPECIAL | UFFD_WP |
-             SOFT_DIRTY | KEY | NX,
+         FRAME | PRESENT | RW | USER | BIT(3) | BIT(4) | LEAF | PROTNONE | UFFD_WP | SOFT_DIRTY |
+             KEY | NX,
          mapped(FRAME, 0), SMALL},
+        {"special", FRAME | PRESENT | SPECIAL, mapped(FRAME, PM__PTE_SPECIAL), SMALL},
+        {"special, of a huge page", FRAME | PRESENT | LEAF | SPECIAL, mapped(FRAME, 0), HUGE},
         {"the last page", MASK | PRESENT, mapped(MASK, 0), SMALL},
         {"frame 0", PRESENT, PM_PE_PRESENT, SMALL},
         {"2 MiB", FRAME | PRESENT | LEAF | DIRTY, mapped(FRAME, dirty), HUGE},
@@ -187,7 +189,8 @@ static void any_entry(void)
         uint64_t frame = told & PM_PE_PFN_MASK;
         present += maps;
         CHECK((told != 0) == maps && ((told & PM_PE_PRESENT) != 0) == maps);
-        CHECK((told & ~(PM_PE_PRESENT | PM__PTE_YOUNG | PM__PTE_DIRTY | PM_PE_PFN_MASK)) == 0);
+        CHECK((told & ~(PM_PE_PRESENT | PM__PTE_YOUNG | PM__PTE_DIRTY | PM__PTE_SPECIAL |
+                        PM_PE_PFN_MASK)) == 0);
         if (!maps)
             continue;
         CHECK_EQ((told & PM__PTE_YOUNG) != 0, (e & ACCESSED) != 0);

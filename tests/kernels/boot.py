@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kernels.fetch import Kernel, Missing, tool
 
-MEMORY = "2G"
+MEMORY = "3G"  # 1 GiB of it is one huge page, if the kernel is not in its way
 CPUS = 2
 BEGIN, END = "=== begin", "=== end: "  # guest/run says so
 
@@ -29,12 +29,14 @@ class Machine:
     disks: tuple[Path, ...]
     random: bool
     levels: int
+    plan: str
     expect: tuple[str, ...] = ()
 
     @property
     def command(self) -> list[str]:
         """The command line of qemu: emulated throughout, no network."""
-        words = ["console=ttyS0", "panic=-1", "oops=panic", f"pmaps.levels={self.levels}",
+        words = ["console=ttyS0", "panic=-1", "oops=panic", "hugepagesz=1G", "hugepages=1",
+                 f"pmaps.plan={self.plan}", f"pmaps.levels={self.levels}",
                  f"pmaps.random={int(self.random)}", f"pmaps.expect={','.join(self.expect)}",
                  *([] if self.random else ["nokaslr"])]  # fmt: skip
         disks = [f"file={disk},format=raw,if=virtio,snapshot=on" for disk in self.disks]

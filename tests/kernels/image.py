@@ -14,15 +14,15 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from kernels.fetch import Kernel, Missing, tool
+from kernels.fetch import Kernel, Missing, package, tool
 
 SYSTEM = (
-    "bash", "coreutils", "dash", "findutils", "gcc", "grep", "libc6-dev", "mawk", "mount",
-    "perl-base", "python3", "sed", "util-linux",
+    "bash", "coreutils", "dash", "findutils", "gcc", "grep", "libc-bin", "libc6-dev", "mawk",
+    "mount", "perl-base", "python3", "sed", "util-linux",
 )  # fmt: skip
 """Packages of the guest, and all that they depend on."""
 
@@ -61,8 +61,8 @@ def system(folder: Path) -> Path:
     return path
 
 
-def project(folder: Path, plan: str) -> Path:
-    """The disk with the tree under test, the environment it is installed in, and a plan."""
+def project(folder: Path, plans: Mapping[str, str]) -> Path:
+    """The disk with the tree under test, the environment it is installed in, and the plans."""
     stage = _empty(folder / "project")
     for name in _TREE:
         _copy(_ROOT / name, stage / name)
@@ -70,7 +70,8 @@ def project(folder: Path, plan: str) -> Path:
     for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
         if (source := Path(sys.prefix) / name).exists():
             _copy(source, environment / name)
-    (stage / "plan").write_text(plan)
+    for name, plan in plans.items():
+        (stage / f"plan-{name}").write_text(plan)
     (stage / "prefix").write_text(sys.prefix)
     made = disk(folder / "project.ext4", stage, PROJECT_SIZE)
     shutil.rmtree(stage)
@@ -164,8 +165,9 @@ def _empty(folder: Path) -> Path:
 # ---- initramfs
 
 
-def initramfs(path: Path, kernel: Kernel, busybox: Path) -> Path:
+def initramfs(folder: Path, kernel: Kernel, packages: Path) -> Path:
     """What runs first: busybox, the modules for the disks, and ``guest/init``."""
+    busybox = package("busybox-static", packages) / "bin" / "busybox"
     entries: list[tuple[str, int, bytes]] = [
         (name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "modules", "proc", "system")
     ]
@@ -176,6 +178,7 @@ def initramfs(path: Path, kernel: Kernel, busybox: Path) -> Path:
     ]
     for number, module in enumerate(modules(kernel, MODULES)):
         entries.append((f"modules/{number:02}.ko", stat.S_IFREG | 0o644, module))
+    path = folder / f"initramfs-{kernel.image.name}"
     path.write_bytes(b"".join(_cpio(entries)))
     return path
 

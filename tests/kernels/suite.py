@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-ROOT = (
-    "tests/kernels/guest_tests",
-    "tests/live/test_as_root.py",
-    "tests/live/test_honesty.py",
-    "tests/live/test_library.py",
-    "tests/live/test_names.py",
-    "tests/live/test_objects.py",
-    "tests/live/test_softdirty.py",
-    "tests/live/test_targets.py",
-    "tests/live/test_unprivileged.py",
-)
-BPF = ("tests/kernels/guest_tests", "tests/live/test_library.py")
-"""Nobody with CAP_BPF and CAP_PERFMON, and no other."""
-NOBODY = (
-    "tests/kernels/guest_tests",
-    "tests/live/test_library.py",
-    "tests/live/test_names.py",
-    "tests/live/test_softdirty.py",
-)
-
 EXPECTED = {
     "6.1": ("softdirty", "pte"),
-    "6.12": ("softdirty", "pte", "scan", "scan_zero"),
+    "6.12": ("softdirty", "pte", "scan", "scan_zero", "userfaultfd"),
 }
 """The kernels, and the sources that must work on each: else skips would hide that they do not."""
+
+CORE = {
+    "root": (
+        "tests/kernels/guest_tests",
+        "tests/live/test_library.py",
+        "tests/live/test_pte_states.py",
+        "tests/live/test_rfc_restored.py",
+        "tests/live/test_softdirty.py",
+    ),
+    "bpf": ("tests/kernels/guest_tests", "tests/live/test_library.py"),
+    "nobody": (
+        "tests/kernels/guest_tests",
+        "tests/live/test_library.py",
+        "tests/live/test_softdirty.py",
+    ),
+}
+"""What every boot runs, by user; ``bpf`` is nobody with CAP_BPF and CAP_PERFMON."""
+
+MORE = {
+    "root": (
+        "tests/live/test_as_root.py",
+        "tests/live/test_honesty.py",
+        "tests/live/test_objects.py",
+        "tests/live/test_pte_real.py",
+        "tests/live/test_pte_rights.py",
+        "tests/live/test_targets.py",
+        "tests/live/test_unprivileged.py",
+        "tests/live/test_written.py",
+    ),
+    "nobody": ("tests/live/test_written.py",),
+}
+"""What one boot of each kernel runs as well: it does not depend on levels, or on what is random."""
+
+NAMES = {
+    "root": ("tests/kernels/guest_tests/test_guest.py", "tests/live/test_names.py"),
+    "nobody": ("tests/live/test_names.py",),
+}
+"""What the kernel that is made for its names runs."""
 
 _OPTIONS = "-q -rs --durations=10 --color=no"
 
 
-def plan(instead: str = "") -> str:
+def plans(instead: str = "") -> dict[str, str]:
     """The suite as ``guest/run`` reads it: a line a user and the arguments of pytest."""
-    parts = {"root": (instead,)} if instead else {"root": ROOT, "bpf": BPF, "nobody": NOBODY}
+    whole = {who: (*files, *MORE.get(who, ())) for who, files in CORE.items()}
+    every = {"core": CORE, "whole": whole, "names": NAMES}
+    return {name: _text({"root": (instead,)} if instead else plan) for name, plan in every.items()}
+
+
+def _text(parts: dict[str, tuple[str, ...]]) -> str:
     return "".join(f"{who} {_OPTIONS} {' '.join(files)}\n" for who, files in parts.items())

@@ -360,7 +360,7 @@ EXPECT: Final[Mapping[str, Expect]] = {
     # shared memory: shmem, memfd, tmpfs
     "shm_dirty": _object(swapbacked=True, dirty=True, ptedirty=True, ours_dirty=True),
     "shm_clean": _object(swapbacked=True, dirty=False, ptedirty=False, ours_dirty=False),
-    # From 6.15 on a read fault maps what is dirty already, and may be written, as dirty.
+    # Newer kernels (6.18) let a read fault map as dirty what is dirty already and may be written.
     "shm_ptclean": _object(swapbacked=True, ptedirty=None, ours_dirty=None),
 }
 """States by name.  Not listed: ``absent`` (nothing there) and ``unknown`` (nothing claimed)."""
