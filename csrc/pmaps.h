@@ -453,18 +453,18 @@ enum pm_touched_how {
     PM_HOW_STAYS = 1 << 0,     /* nothing else cleared Y */
     PM_HOW_NOTED = 1 << 1,     /* what else cleared Y noted it where Referenced counts it */
     PM_HOW_FLUSHED = 1 << 2,   /* no TLB knew any page from before */
-    PM_HOW_SINGLE = 1 << 3,    /* a fault brings one anonymous page, or a huge one that stays so */
-    PM_HOW_MERGES = 1 << 4,    /* KSM is at work */
+    PM_HOW_SINGLE = 1 << 3, /* a fault brings one anonymous page, or a huge one that stays so */
+    PM_HOW_MERGES = 1 << 4, /* KSM is at work */
     PM_HOW_COLLAPSES = 1 << 5, /* huge pages were made of small ones, and huge pages were split */
     PM_HOW_ANON_ONLY = 1 << 6, /* Y was cleared in mappings without a file alone, */
-    PM_HOW_FILE_ONLY = 1 << 7  /* or in those with one */
+    PM_HOW_FILE_ONLY = 1 << 7 /* or in those with one */
 };
 
 typedef struct pm_touched pm_touched;
 
 enum pm_flush {
     PM_FLUSH_NONE = 0,
-    PM_FLUSH_OURS,      /* TLBs of this process, on x86-64 */
+    PM_FLUSH_OURS, /* TLBs of this process, on x86-64 */
     PM_FLUSH_SOFT_DIRTY /* of any; clears soft-dirty bits too, where the kernel has them */
 };
 

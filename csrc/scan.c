@@ -51,6 +51,8 @@ static inline bool is_candidate(const struct pm__capture *c, size_t mapping, siz
     if (!(entry & PM_PE_PRESENT))
         return false;
     bool told = c->pages.state[page] & PM_BIT(PM__KFLAGS);
+    if (bit == PM_ZERO && (c->pages.state[page] & PM_BIT(PM__PLAIN)))
+        return false;
     if (bit == PM_HUGE)
         return !told || (c->pages.state[page] & (PM_BIT(PM__COMPOUND) | PM_BIT(PM_ZERO)));
     return !files && !told;

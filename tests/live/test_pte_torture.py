@@ -19,7 +19,7 @@ import pytest
 from oracle import ptebits, targets, witness
 from oracle.reader import PAGE
 from oracle.targets import Area
-from pytest_pmaps import Fact, Snapshot, Source
+from pytest_pmaps import Fact, PmapsError, Snapshot, Source
 
 CAPTURES = int(os.environ.get("PMAPS_TORTURE", "400"))
 
@@ -135,18 +135,24 @@ def test_what_is_claimed_was_possible(churn: Path, forks: bool):
     """Windows that never hold a clean page, or never a dirty one, in whatever way they are looked
     at; and memory that nobody touches, in a process that forks.
     """
-    disagreed = complete = 0
+    disagreed = complete = restless = 0
     with targets.running(churn, tempfile.gettempdir(), str(int(forks))) as (pid, info):
         areas = targets.areas(info)
         tallies = {name: Tally() for name in areas}
         for i in range(CAPTURES):
-            captured = ptebits.capture(pid, **WAYS[i % len(WAYS)])
+            try:
+                captured = ptebits.capture(pid, **WAYS[i % len(WAYS)])
+            except PmapsError as exc:  # on a busy machine its threads get no time to stop
+                assert "did not stop within" in str(exc)
+                restless += 1
+                continue
             judge(captured, areas, tallies)
             disagreed += ptebits.disagreed(captured)
             complete += captured.verdict.label == "complete"
     for name, tally in tallies.items():
         print(f"  {name}: {tally.claimed} of {tally.pages}, {tally.raced} raced")
-    print(f"  {disagreed} disagreed, {complete} of {CAPTURES} complete")
+    print(f"  {disagreed} disagreed, {complete} of {CAPTURES} complete, {restless} restless")
+    assert restless <= CAPTURES // 100
     assert not (wrong := [line for tally in tallies.values() for line in tally.wrong]), wrong[:9]
     # Nothing is proved by a reader that never says anything.
     for name, tally in tallies.items():
