@@ -143,7 +143,8 @@ def test_what_is_claimed_was_possible(churn: Path, forks: bool):
             try:
                 captured = ptebits.capture(pid, **WAYS[i % len(WAYS)])
             except PmapsError as exc:  # on a busy machine its threads get no time to stop
-                assert "did not stop within" in str(exc)
+                if "did not stop within" not in str(exc):
+                    raise
                 restless += 1
                 continue
             judge(captured, areas, tallies)
