@@ -60,6 +60,28 @@ struct pm__format pm__x86_64(uint64_t frame_mask, bool saved_dirty);
 /* An entry as pagemap would show it, if it showed these two bits; 0 where no page is mapped. */
 uint64_t pm__translate(const struct pm__format *f, uint64_t entry, unsigned shift);
 
+/* ---- locate.c: 0, an errno, or one of enum pm_pte_refusal ------------------------------------- */
+/* Fills in what the program has to know but PM__SECRET; `map` is what `reply` is mapped from. */
+int pm__locate(int pagemap, int map, struct pm__reply *reply, uint64_t constants[PM__N_CONSTANTS]);
+/* The program, or the negative of that. */
+int pm__load_copy(const uint64_t constants[PM__N_CONSTANTS]);
+/* Bits of an entry that are the address; 0: this architecture's entries are not known to us. */
+uint64_t pm__address_mask(void);
+/* Small pages that no fork inherits; NULL: no memory. */
+char *pm__map_pages(size_t n);
+
+/* ---- the program that copies, where it answers, and what that means --------------------------- */
+struct pm__reader {
+    int program;
+    struct pm__reply *reply;
+    struct pm__format format;
+};
+
+/* walker.c; one at a time. */
+int pm__copy(const struct pm__reader *r, int pagemap, uint64_t address, size_t n, uint32_t *answer);
+/* trial.c: finds out the format, on pages in known states; 0, or PM_PTE_NOT_RIGHT. */
+int pm__trial(struct pm__reader *r, int pagemap);
+
 /* ---- walker.c ------------------------------------------------------------------------------ */
 /* Loads the programs, unless that was tried before; 0, an errno, or one of enum pm_pte_refusal.
  * Never to be called within a capture: it maps memory and opens files. */

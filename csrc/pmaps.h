@@ -14,6 +14,7 @@
  *   pm_new()      interval counts of pages that are new against another one
  *   pm_common()   interval count of pages that two processes share
  *   pm_union()    interval count of pages that several processes hold between them
+ *   pm_touched_add()  what two snapshots say of which pages were touched between them
  *   pm_written_*  what this process wrote between two moments
  *   pm_probe()    what this host lets us see
  *
@@ -405,7 +406,7 @@ enum pm_written_method {
 
 typedef struct pm_region {
     uint64_t start, end;
-    uint32_t state; /* pm_written_state */
+    uint32_t state; /* pm_written_state or pm_touched_state */
     uint32_t unused;
 } pm_region;
 
@@ -425,6 +426,65 @@ PM_API void pm_written_regions(const pm_written *window, const pm_region **out, 
 /* Adds the pages of [start, end) by state. */
 PM_API void pm_written_count(const pm_written *window, uint64_t start, uint64_t end,
                              uint64_t out[PM_W_N_STATES]);
+
+/* ---- what a process touched --------------------------------------------- */
+/* A page between the moment in which Y was cleared, and a capture that asked for it. */
+enum pm_touched_state {
+    PM_Y_NOTHING = 0, /* holds no memory, and held none */
+    PM_Y_UNTOUCHED,
+    PM_Y_TOUCHED,
+    PM_Y_CAME, /* Y was not seen; it came by a fault, unless it was moved there (mremap) */
+    /* not known: */
+    PM_Y_AROUND,   /* young, and came meanwhile: it may have been mapped around another fault */
+    PM_Y_HUGE,     /* part of a huge page, which has one Y */
+    PM_Y_MADE,     /* young, but the kernel replaced it meanwhile (khugepaged, KSM) */
+    PM_Y_UNSEEN,   /* Y was not seen; Referenced bounds these, */
+    PM_Y_CLEARED,  /* and these: not young, but something else may have cleared Y */
+    PM_Y_STALE,    /* not young, but a TLB may have known it from before */
+    PM_Y_GONE,     /* given back meanwhile */
+    PM_Y_SWAPPED,  /* swapped out at the end */
+    PM_Y_RACED,    /* changed while it was captured */
+    PM_Y_LEFT_OUT, /* Y was not cleared: hugetlb, or not of the kind that was asked for */
+    PM_Y_N_STATES
+};
+
+/* What is known of the time between. */
+enum pm_touched_how {
+    PM_HOW_STAYS = 1 << 0,     /* nothing else cleared Y */
+    PM_HOW_NOTED = 1 << 1,     /* what else cleared Y noted it where Referenced counts it */
+    PM_HOW_FLUSHED = 1 << 2,   /* no TLB knew any page from before */
+    PM_HOW_SINGLE = 1 << 3,    /* a fault brings one anonymous page, or a huge one that stays so */
+    PM_HOW_MERGES = 1 << 4,    /* KSM is at work */
+    PM_HOW_COLLAPSES = 1 << 5, /* huge pages were made of small ones, and huge pages were split */
+    PM_HOW_ANON_ONLY = 1 << 6, /* Y was cleared in mappings without a file alone, */
+    PM_HOW_FILE_ONLY = 1 << 7  /* or in those with one */
+};
+
+typedef struct pm_touched pm_touched;
+
+enum pm_flush {
+    PM_FLUSH_NONE = 0,
+    PM_FLUSH_OURS,      /* TLBs of this process, on x86-64 */
+    PM_FLUSH_SOFT_DIRTY /* of any; clears soft-dirty bits too, where the kernel has them */
+};
+
+/* `flush` is what pm_touched_clear() will do. */
+PM_API int pm_touched_new(int32_t flush, pm_touched **out);
+/* Clears Y (and R) through a descriptor of clear_refs: 1 everywhere, 2 in mappings without a file,
+ * 3 in those with one; and makes processors look again.  A window begins when it returns. */
+PM_API int pm_touched_clear(pm_touched *touched, int32_t fd, int32_t which);
+/* Adds one stretch of time: what was captured before Y was cleared, and at the end, with Y where
+ * that can be seen.  `how` is of pm_touched_how. */
+PM_API int pm_touched_add(pm_touched *touched, const pm_snapshot *begin, const pm_snapshot *end,
+                          uint32_t how);
+PM_API void pm_touched_free(pm_touched *touched);
+/* All that was mapped at the end, ascending and apart; states are of pm_touched_state. */
+PM_API void pm_touched_regions(const pm_touched *touched, const pm_region **out, size_t *n);
+/* Adds the pages of [start, end) by state. */
+PM_API void pm_touched_count(const pm_touched *touched, uint64_t start, uint64_t end,
+                             uint64_t out[PM_Y_N_STATES]);
+/* Anonymous pages that are no longer where they were: so many of PM_Y_CAME may be these. */
+PM_API uint64_t pm_touched_moved(const pm_touched *touched);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

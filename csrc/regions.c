@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * regions.c - lists of addresses for pm_written, and what they say together of each page.
- * Nothing here asks the kernel.
+ * regions.c - lists of addresses for pm_written and pm_touched, and what they say together of each
+ * page.  Nothing here asks the kernel.
  */
 #include "written.h"
 #include "uapi.h"
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static int grow(struct pm__regions *list)
 {
@@ -54,6 +55,33 @@ void pm__regions_free(struct pm__regions *list)
 {
     pm__block_free(list->at);
     *list = (struct pm__regions){0};
+}
+
+/* First region that ends above an address. */
+static size_t first_above(const struct pm__regions *list, uint64_t at)
+{
+    size_t lo = 0, hi = list->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (list->at[mid].end > at)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return lo;
+}
+
+/* Adds the pages of [start, end) by state. */
+void pm__regions_count(const struct pm__regions *list, uint64_t start, uint64_t end, uint64_t *out)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = first_above(list, start); i < list->n; i++) {
+        const pm_region *r = &list->at[i];
+        if (r->start >= end)
+            return;
+        uint64_t lo = r->start > start ? r->start : start, hi = r->end < end ? r->end : end;
+        out[r->state] += (hi - lo) / page;
+    }
 }
 
 /* Whether the list covers `at`, with what state; `until` moves down to where that changes. */

@@ -543,6 +543,7 @@ uint64_t pm__index_of_first(const pm_mapping *m, const char *name, uint64_t page
     if (m->name_len >= 3 && memcmp(name, "[v", 2) == 0) /* [vdso], [vvar], [vsyscall], ... */
         return 0;
     *trust = PM_INDEX_GUESS;
+    (void)deep; /* on other machines than this one */
 #if defined(__x86_64__)
     if (m->name_len == 7 && memcmp(name, "[stack]", 7) == 0)
         return (deep ? UINT64_C(0xfffffffffff) : 0x7ffffffff) - (m->end - m->start) / page_size;

@@ -382,29 +382,8 @@ void pm_written_regions(const pm_written *w, const pm_region **out, size_t *n)
     *n = w->told.n;
 }
 
-/* First region that ends above an address. */
-static size_t first_above(const struct pm__regions *list, uint64_t at)
-{
-    size_t lo = 0, hi = list->n;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (list->at[mid].end > at)
-            hi = mid;
-        else
-            lo = mid + 1;
-    }
-    return lo;
-}
-
 void pm_written_count(const pm_written *w, uint64_t start, uint64_t end,
                       uint64_t out[PM_W_N_STATES])
 {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    for (size_t i = first_above(&w->told, start); i < w->told.n; i++) {
-        const pm_region *r = &w->told.at[i];
-        if (r->start >= end)
-            return;
-        uint64_t lo = r->start > start ? r->start : start, hi = r->end < end ? r->end : end;
-        out[r->state] += (hi - lo) / page;
-    }
+    pm__regions_count(&w->told, start, end, out);
 }

@@ -30,6 +30,7 @@ enum {
 int pm__regions_push(struct pm__regions *list, uint64_t start, uint64_t end, uint32_t state);
 int pm__regions_add(struct pm__regions *list, uint64_t start, uint64_t end, uint32_t state);
 void pm__regions_free(struct pm__regions *list);
+void pm__regions_count(const struct pm__regions *list, uint64_t start, uint64_t end, uint64_t *out);
 
 /* One list while it is walked along with others. */
 struct pm__walk {

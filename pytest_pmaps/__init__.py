@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from .recordings import record
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
+    from .touching import (
+        Touched,
+        TouchedMethod,
+        TouchedPages,
+        TouchedRange,
+        TouchedSelection,
+        touched,
+    )
     from .writing import (
         Unwatched,
         Written,
@@ -70,6 +78,11 @@ __all__ = [
     "Snapshot",
     "Source",
     "Stream",
+    "Touched",
+    "TouchedMethod",
+    "TouchedPages",
+    "TouchedRange",
+    "TouchedSelection",
     "Undetermined",
     "Unsupported",
     "Unwatched",
@@ -93,6 +106,7 @@ __all__ = [
     "save",
     "snapshot",
     "stream",
+    "touched",
     "written",
 ]
 
@@ -108,6 +122,7 @@ _MODULES = (
     "groups",
     "streaming",
     "writing",
+    "touching",
     "files",
     "recordings",
     "assertions",

@@ -36,8 +36,10 @@ __all__ = [
     "NewRange",
     "NotStopped",
     "ObjectInfo",
+    "Prepared",
     "Request",
     "Tick",
+    "TouchWatch",
     "Window",
     "WriteWatch",
     "buffer_span",
@@ -362,6 +364,37 @@ def _cell() -> Any:
     return ffi.gc(ffi.new("pm_snapshot **"), _free_cell)
 
 
+class Prepared:
+    """A capture that is ready to be made: ``call`` is a C call with nothing around it, ``finish``
+    makes of what it returned what :meth:`Columns.capture` gives or raises.
+    """
+
+    call: Callable[[], int]
+
+    def __init__(
+        self, request: Request, capture: Callable[[Any, Any, Any], int] | None = None
+    ) -> None:
+        require_engine()
+        _check_proc(request.pid)
+        self._pid = request.pid
+        self._out, self._err = _cell(), ffi.new("pm_error *")
+        self._ticker = _Ticker(request.tick) if request.tick else None
+        # The extents, and what the callback finds the ticker by, live as long as this does.
+        asked, self._kept = _request(request, self._ticker)
+        self.call = partial(capture or lib.pm_capture, asked, self._out, self._err)
+
+    def finish(self, code: int) -> Columns:
+        """The snapshot; raises what the capture failed by."""
+        __tracebackhide__ = True
+        raised = _between.pop(threading.get_ident(), None) or (self._ticker and self._ticker.raised)
+        if raised:
+            raise raised
+        if code < 0:
+            detail = ffi.string(self._err.detail).decode()
+            _raise_capture(self._pid, self._err.code, self._err.stage, detail)
+        return Columns(self._out)
+
+
 class Columns:
     """One snapshot in the engine's memory."""
 
@@ -407,19 +440,8 @@ class Columns:
     @classmethod
     def _ask(cls, request: Request, capture: Callable[[Any, Any, Any], int]) -> Columns:
         __tracebackhide__ = True
-        _check_proc(request.pid)
-        out, err = _cell(), ffi.new("pm_error *")
-        ticker = _Ticker(request.tick) if request.tick else None
-        asked, kept = _request(request, ticker)
-        code = capture(asked, out, err)
-        del kept  # until here: the extents, and what the callback finds the ticker by
-        raised = _between.pop(threading.get_ident(), None) or (ticker and ticker.raised)
-        if raised:
-            raise raised
-        if code < 0:
-            detail = ffi.string(err.detail).decode()
-            _raise_capture(request.pid, err.code, err.stage, detail)
-        return cls(out)
+        prepared = Prepared(request, capture)
+        return prepared.finish(prepared.call())
 
     @classmethod
     def build(cls, plain: PlainSnapshot) -> Columns:
@@ -847,17 +869,69 @@ class WriteWatch:
         """Regions in ``[start, end)``, cut to it: start, end, state."""
         at, n = ffi.new("pm_region **"), ffi.new("size_t *")
         lib.pm_written_regions(self._cell[0], at, n)
-        first = bisect_right(range(n[0]), start, key=lambda i: at[0][i].end)
-        for i in range(first, n[0]):
-            r = at[0][i]
-            if r.start >= end:
-                return
-            yield max(start, r.start), min(end, r.end), r.state
+        return _cut_regions(at[0], n[0], start, end)
 
 
 def _free_written(cell: Any) -> None:
     if cell[0]:
         lib.pm_written_free(cell[0])
+
+
+# ---- what a process touched
+
+
+class TouchWatch:
+    """What a process touched; ``pm_touched`` in pmaps.h.
+
+    ``begin`` is a C call with nothing around it: 0, or a negative errno.
+    ``fd`` is of clear_refs, ``which`` what is written there, ``flush`` of ``pm_flush``.
+    """
+
+    begin: Callable[[], int]
+
+    def __init__(self, fd: int, which: int, flush: int) -> None:
+        require_engine()
+        self._cell = ffi.gc(ffi.new("pm_touched **"), _free_touched)
+        if lib.pm_touched_new(flush, self._cell) < 0:
+            raise MemoryError("not enough memory for a window")
+        self.begin = partial(lib.pm_touched_clear, self._cell[0], fd, which)
+
+    def add(self, begin: Columns, end: Columns, how: int) -> None:
+        """Add one stretch of time; ``how`` is of ``pm_touched_how``."""
+        if lib.pm_touched_add(self._cell[0], begin._handle, end._handle, how) < 0:
+            raise MemoryError("not enough memory to say what was touched")
+
+    @property
+    def moved(self) -> int:
+        """Anonymous pages that are no longer where they were."""
+        return int(lib.pm_touched_moved(self._cell[0]))
+
+    def count(self, windows: Iterable[Window]) -> tuple[int, ...]:
+        """Pages of the windows by state, in the order of ``pm_touched_state``."""
+        out = ffi.new("uint64_t[]", lib.PM_Y_N_STATES)
+        for window in windows:
+            lib.pm_touched_count(self._cell[0], window.start, window.end, out)
+        return tuple(out)
+
+    def regions(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Regions in ``[start, end)``, cut to it: start, end, state."""
+        at, n = ffi.new("pm_region **"), ffi.new("size_t *")
+        lib.pm_touched_regions(self._cell[0], at, n)
+        return _cut_regions(at[0], n[0], start, end)
+
+
+def _free_touched(cell: Any) -> None:
+    if cell[0]:
+        lib.pm_touched_free(cell[0])
+
+
+def _cut_regions(at: Any, n: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    first = bisect_right(range(n), start, key=lambda i: at[i].end)
+    for i in range(first, n):
+        r = at[i]
+        if r.start >= end:
+            return
+        yield max(start, r.start), min(end, r.end), r.state
 
 
 class _Builder:

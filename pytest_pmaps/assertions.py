@@ -85,6 +85,7 @@ _FACTS = {
     "anonymous": Fact.ANON,
     "shared": Fact.SHARED,
     "written": Fact.SOFTDIRTY,  # whatever bits told of it
+    "touched": Fact.YOUNG,
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import _native
+from . import _native, aging
 
 __all__ = ["Confounder", "SourceStatus", "confounders", "header_line", "sources"]
 
@@ -222,11 +222,11 @@ def confounders() -> list[Confounder]:
 
 
 def _confounders() -> Iterator[Confounder]:
-    damon = _damon()
+    damon = aging.damon()
     if damon:
         yield Confounder("DAMON", damon, "clears Y by itself: Y and Referenced are noise")
-    lru = _read("/sys/kernel/mm/lru_gen/enabled")
-    if lru and int(lru, 16) & 1:
+    lru = aging.mglru()
+    if lru:
         yield Confounder("MGLRU", lru, "A is always clear, Y is cleared by itself")
     if _read("/sys/kernel/mm/ksm/run") == "1":
         yield Confounder("KSM", "running", "merges equal pages: mapcounts and sharing move")
@@ -243,18 +243,6 @@ def _confounders() -> Iterator[Confounder]:
             f"{unevictable} kB on this host",
             "A of pages that others map too stays unknown without frames",
         )
-
-
-def _damon() -> str:
-    """``on``, that it may be, or nothing; only root may ask."""
-    folder = Path("/sys/kernel/mm/damon/admin/kdamonds")
-    try:
-        states = [(kdamond / "state").read_text().strip() for kdamond in folder.glob("[0-9]*")]
-    except PermissionError:
-        return "may be on (only root can tell)"
-    except OSError:
-        return ""
-    return "on" if "on" in states else ""
 
 
 def _chosen(text: str) -> str:

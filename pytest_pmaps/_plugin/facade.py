@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from .. import assertions, files, snapshots, writing
+from .. import assertions, files, snapshots, touching, writing
 from ..groups import Group
 from ..snapshots import Snapshot
 
@@ -38,6 +38,7 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)
     assert_at_most = staticmethod(assertions.assert_at_most)
     assert_no_dirty = staticmethod(assertions.assert_no_dirty)

@@ -16,8 +16,17 @@ from ..metrics import Counted
 from ..model import Fact
 from ..select import Selector, printable
 from ..snapshots import Mapping, Selection, Snapshot
+from ..touching import ToldTouched
 from ..writing import Told
-from .text import amount, rfc_lines, summary_table, table, verdict_lines, written_lines
+from .text import (
+    amount,
+    rfc_lines,
+    summary_table,
+    table,
+    touched_lines,
+    verdict_lines,
+    written_lines,
+)
 
 __all__ = ["Change", "Dump", "Story", "View", "explain_membership", "plain", "section"]
 
@@ -115,6 +124,10 @@ def _evidence(evidence: Evidence, view: View) -> Iterator[str]:
     if isinstance(evidence.selection, Told) and evidence.fact is Fact.SOFTDIRTY:
         yield f"written pages of {name} (page index, pages):"
         yield from _limited(list(written_lines(evidence.selection)), view.limit(_RANGES_SHOWN))
+        return
+    if isinstance(evidence.selection, ToldTouched) and evidence.fact is Fact.YOUNG:
+        yield f"touched pages of {name} (page index, pages):"
+        yield from _limited(list(touched_lines(evidence.selection)), view.limit(_RANGES_SHOWN))
         return
     yield f"{new}{word} pages of {name} (page index, pages, YRAUPDW, mapcount):"
     yield from _offenders(evidence, view.limit(_RANGES_SHOWN))

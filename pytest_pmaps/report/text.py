@@ -11,6 +11,7 @@ from ..model import Fact, PageRange
 from ..rfctext import header_line, range_lines
 from ..select import Entry
 from ..snapshots import Mapping, Snapshot
+from ..touching import ToldTouched
 from ..writing import Told
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "span",
     "summary_table",
     "table",
+    "touched_lines",
     "verdict_lines",
     "written_lines",
 ]
@@ -75,6 +77,16 @@ def written_lines(selection: Told) -> Iterator[str]:
             yield header_line(selection.columns.mapping(window.mapping)).rstrip("\n")
         for r in ranges:
             yield f"{r.index}\t{r.count}" + ("" if r.written else f"  (unknown: {r.why})")
+
+
+def touched_lines(selection: ToldTouched) -> Iterator[str]:
+    """What was touched, or may have been: each mapping's line, then page index and pages."""
+    for window in selection.windows:
+        ranges = list(selection.touched_ranges(window))
+        if ranges:
+            yield header_line(selection.columns.mapping(window.mapping)).rstrip("\n")
+        for r in ranges:
+            yield f"{r.index}\t{r.count}" + ("" if r.touched else f"  (unknown: {r.why})")
 
 
 def amount(count: Count) -> str:

@@ -24,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -255,6 +256,14 @@ static int make_file(size_t pages)
     return fd;
 }
 
+/* A file in memory never is. */
+static bool is_written_back(int file)
+{
+    struct statfs fs;
+    CHECK_EQ(fstatfs(file, &fs), 0);
+    return (uint64_t)fs.f_type != PM_TMPFS_MAGIC && (uint64_t)fs.f_type != PM_RAMFS_MAGIC;
+}
+
 static void pages_of_files(void)
 {
     int file = make_file(4), shm = memfd_create("pmaps", MFD_CLOEXEC);
@@ -273,7 +282,8 @@ static void pages_of_files(void)
     look(reads);
     CHECK(is_in_state(own, mine, CLEAN) && is_in_state(own, mine + PAGE, DIRTY));
     CHECK(is_in_state(own, ours, CLEAN) && is_in_state(own, ours + PAGE, DIRTY));
-    CHECK(is_in_state(own, ours + 2 * PAGE, CLEAN)); /* written back, and not written since */
+    if (is_written_back(file))
+        CHECK(is_in_state(own, ours + 2 * PAGE, CLEAN)); /* and not written since */
     CHECK(is_in_state(own, wrote, DIRTY) && is_in_state(own, reads, CLEAN));
     munmap(mine, 4 * PAGE);
     munmap(ours, 4 * PAGE);
@@ -355,8 +365,12 @@ static void huge_pages(void)
     CHECK(told_of(own, p + TABLE) & PM_PE_PRESENT);
     CHECK(!(told_of(own, p + TABLE) & PM__PTE_DIRTY));
     madvise(p + 5 * PAGE, PAGE, MADV_DONTNEED); /* split */
+    /* Linux 6.1: a split left D behind in place of P. */
     for (size_t i = 0; i < 16; i++)
-        CHECK_IN(is_in_state(own, p + i * PAGE, i == 5 ? ABSENT : DIRTY), "page %zu", i);
+        CHECK_IN(i == 5 ? is_in_state(own, p + i * PAGE, ABSENT)
+                        : is_in_state(own, p + i * PAGE, DIRTY) ||
+                              is_in_state(own, p + i * PAGE, CLEAN),
+                 "page %zu", i);
     munmap(p, 2 * TABLE);
 }
 
