@@ -11,6 +11,7 @@ ROOT = (
     "tests/live/test_objects.py",
     "tests/live/test_softdirty.py",
     "tests/live/test_targets.py",
+    "tests/live/test_touched.py",
     "tests/live/test_unprivileged.py",
 )
 BPF = ("tests/kernels/guest_tests", "tests/live/test_library.py")
