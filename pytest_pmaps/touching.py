@@ -300,48 +300,40 @@ class Touched:
         __tracebackhide__ = True
         if self._process is not None:
             raise ValueError("a window is for one with block: begin another one with touched()")
-        process = _Process(self._target)
-        flush = process.flush(self._clear_soft_dirty)
+        process = self._process = _Process(self._target)
         try:
-            watch = TouchWatch(process.clear_refs, _WHICH[self._only], flush)
-            self._start(process, watch, flush)
+            self._start(process)
         except BaseException:
-            process.close()
+            self._close(process)
+            self._process = None
             raise
         return self
 
-    def _start(self, process: _Process, watch: TouchWatch, flush: int) -> None:
+    def _start(self, process: _Process) -> None:
         __tracebackhide__ = True
+        self._flush = process.flush(self._clear_soft_dirty)
+        watch = TouchWatch(process.clear_refs, _WHICH[self._only], self._flush)
         self._told = _Told(watch)
-        self._flush = flush
         self._ending = Prepared(_request(process.pid))
+        self._end = self._ending.call
         with _lock:
             others = _open.setdefault(process.key, [])
             idle = process.idle() if others else None
-            before = aging.look()
-            begin = Columns.capture(_request(process.pid) if others else _presence(process.pid))
-            self._process, self._begin, self._before = process, begin, before
-            self._end = self._ending.call
-            code = watch.begin()  # nothing else from here on: what we touch is touched
-            if not code and not others:
-                others.append(self)
-                return
-            self._failed(code)
-            after, still = aging.look(), idle is not None and idle == process.idle()
-            for other in others:
-                other._interrupted(begin, before, after, still)
+            self._before = aging.look()
+            asked = _request(process.pid) if others else _presence(process.pid)
+            self._begin = Columns.capture(asked)
+            code = watch.begin()
+            if code:
+                raise _refused(process, -code)
+            if others:  # else nothing more: what we touch from here on is touched
+                self._tell(others, aging.look(), idle is not None and idle == process.idle())
             others.append(self)
 
-    def _failed(self, code: int) -> None:
-        __tracebackhide__ = True
-        if code:
-            self._process = None
-            raise _refused(self._owner if self._target is None else pid_of(self._target), -code)
-
-    def _interrupted(self, end: Columns, before: Look, after: Look, still: bool) -> None:
-        """Another window begins: what Y says to this one, it says now."""
-        self._add(end, after, () if still else ("it ran while another window began",))
-        self._begin, self._before = end, before
+    def _tell(self, others: list[Touched], after: Look, idle: bool) -> None:
+        """What this window has cleared, the others have been told before."""
+        for other in others:
+            other._add(self._begin, after, () if idle else ("it ran while another window began",))
+            other._begin, other._before, other._flush = self._begin, self._before, self._flush
 
     def _add(self, end: Columns, after: Look, broken: tuple[str, ...] = ()) -> None:
         assert self._process is not None
@@ -367,27 +359,25 @@ class Touched:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        code = self._end()  # first of all: what Python does before it, it touches
-        __tracebackhide__ = True
-        process = self._process
-        if process is None or os.getpid() != self._owner:
-            return
-        try:
-            with _lock:
-                self._leave(process)
-                if kind is None:
-                    self._finish(process, code)
-        finally:
-            process.close()
+        if kind is None and self._process is not None:
+            try:
+                code = self._end()  # first of all: what Python does before it, it touches
+                self._finish(self._process, code)
+            finally:
+                self._close(self._process)
+        elif self._process is not None:
+            self._close(self._process)
 
-    def _leave(self, process: _Process) -> None:
-        with suppress(KeyError, ValueError):
+    def _close(self, process: _Process) -> None:
+        """Nobody tells it anything any more.  A forked child only lets go of its descriptors."""
+        with _lock, suppress(KeyError, ValueError):
             _open[process.key].remove(self)
-            if not _open[process.key]:
-                del _open[process.key]
+        process.close()
 
     def _finish(self, process: _Process, code: int) -> None:
         __tracebackhide__ = True
+        if os.getpid() != self._owner:
+            return
         try:
             end = self._ending.finish(code)
         except ProcessGone:
@@ -397,7 +387,8 @@ class Touched:
             raise ProcessGone(
                 f"process {process.pid} replaced its program (exec) in the window, or ended"
             )
-        self._add(end, after)
+        with _lock:
+            self._add(end, after)
         self._snapshot = Snapshot(end)
         del self._begin, self._ending, self._end
 
@@ -517,8 +508,8 @@ class _Process:
         pid = pid_of(target)
         self.ours = pid in (0, os.getpid())
         self.pid = os.getpid() if self.ours else pid
-        start_time = Columns.capture(Request(self.pid, Depth.TOTALS)).start_time
-        self.key = (self.pid, start_time)
+        listed = Columns.capture(Request(self.pid, Depth.MAPPINGS, counters=False))
+        self.key = (self.pid, listed.start_time)
         folder = "/proc/self" if self.ours else f"/proc/{pid}"
         self._fds: list[int] = []
         try:
@@ -526,7 +517,7 @@ class _Process:
                 self._fds.append(os.open(f"{folder}/{name}", flags | os.O_CLOEXEC))
         except OSError as exc:
             self.close()
-            raise _refused(pid, exc.errno or 0) from None
+            raise _refused(self, exc.errno or 0) from None
         self.clear_refs, self._pagemap = self._fds
 
     def flush(self, clear_soft_dirty: bool) -> int:
@@ -573,15 +564,15 @@ def _presence(pid: int) -> Request:
     return Request(pid, counters=False, tick=listener(pid))
 
 
-def _refused(pid: int, code: int) -> Exception:
-    who = "this process" if pid in (0, os.getpid()) else f"process {pid}"
+def _refused(process: _Process, code: int) -> Exception:
+    who = "this process" if process.ours else f"process {process.pid}"
     if code in (errno.EACCES, errno.EPERM):
         return AccessDenied(
             f"{who}: clear_refs may not be written: its owner, or root, may, where it has not made "
             "itself undumpable"
         )
-    if code in (errno.ESRCH, errno.ENOENT) and os.path.exists(f"/proc/{pid or 'self'}"):
-        return Unsupported("this kernel has no clear_refs (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
-    if code in (errno.ESRCH, errno.ENOENT):
+    if code in (errno.ESRCH, errno.ENOENT) and not os.path.exists(f"/proc/{process.pid}"):
         return ProcessGone(f"{who} does not exist, or has exited")
+    if code in (errno.ENOENT, errno.EINVAL):
+        return Unsupported("this kernel has no clear_refs (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
     return PmapsError(f"{who}: clear_refs: {os.strerror(code)}")

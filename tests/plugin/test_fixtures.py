@@ -58,6 +58,9 @@ def test_it(pmaps, tmp_path):
         assert w["libfoo.text"].written == 0
     except pytest_pmaps.Unsupported:
         pass
+    with pmaps.touched() as t:
+        pass
+    assert t.touched.bounds[1] > 0
     with subprocess.Popen(["sleep", "9"]) as child:
         assert pmaps.snapshot(child).pid == child.pid
         child.kill()

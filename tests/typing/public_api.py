@@ -73,3 +73,15 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     for written in window.written_ranges():
         assert_type(written, pp.WrittenRange)
     pp.assert_at_most(window["libfoo"], "8 KiB", "written")
+    with pp.touched(popen, only="anon", clear_soft_dirty=True) as used:
+        pass
+    assert_type(used, pp.Touched)
+    assert_type(used.touched <= "8 KiB", bool)
+    assert_type(used["libfoo"], pp.TouchedSelection)
+    assert_type(used["libfoo"].touched, pp.Count)
+    assert_type(used.of(bytearray(5)), pp.TouchedPages)
+    assert_type(used.method, pp.TouchedMethod)
+    assert_type(used.reasons, tuple[str, ...])
+    for touched in used.touched_ranges():
+        assert_type(touched, pp.TouchedRange)
+    pp.assert_at_most(used["libfoo"], "8 KiB", "touched")
