@@ -150,7 +150,10 @@ def test_pdb(pytester: pytest.Pytester, run: Run) -> None:
         """
 @pytest.fixture
 def child():
-    with subprocess.Popen(["sleep", "100"]) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["cat"], stdin=pipe, stdout=pipe, bufsize=0) as child:
+        child.stdin.write(b"\\n")
+        child.stdout.readline()  # it has libc by now
         yield child
         child.kill()
 
