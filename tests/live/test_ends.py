@@ -196,6 +196,9 @@ def test_a_process_without_its_main_thread(ender: Path):
     """It is no zombie: others go on.  /proc shows no memory under its pid, and that is said."""
     with subprocess.Popen([ender, "headless", "0"], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat")
+        while ") Z " not in stat.read_text():  # said before the thread has ended
+            time.sleep(0.01)
         try:
             with pytest.raises(ProcessGone, match="has lost its main thread while others go on"):
                 snapshot(process)
