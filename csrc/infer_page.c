@@ -112,6 +112,19 @@ static void anon_from_zero(struct view *v)
     }
 }
 
+/* Bit 56 is set of pages with one mapper, and the zero page has none.  Whether newer kernels say
+ * so of the zero page too does not matter: there PAGEMAP_SCAN tells. */
+static void anon_from_once(struct view *v)
+{
+    if (v->c->features.scan || !is_ordinary(v))
+        return;
+    for (size_t i = 0; i < v->n; i++) {
+        bool once = (v->entry[i] & PM_PE_EXCLUSIVE) && !(v->entry[i] & PM_PE_FILE);
+        if (!raced(v, i) && is(v, i, PM_PRESENT) && unknown(v, i, PM_ANON) && once)
+            decide(v, i, PM_ANON, true, PM_SRC_PAGEMAP);
+    }
+}
+
 static void normal_from_anon(struct view *v)
 {
     for (size_t i = 0; i < v->n; i++) {
@@ -210,6 +223,7 @@ static void check_anonymous(struct view *v)
 static void tell_zero_from_anon(struct view *v)
 {
     anon_from_zero(v);
+    anon_from_once(v);
     normal_from_anon(v);
     rule_out_migration(v);
     rule_out_uncounted(v);
