@@ -52,6 +52,7 @@ class Machine:
 class Said:
     """What a guest said until it ended, or until its time was up."""
 
+    qemu: str
     console: str
     tests: str
     seconds: float
@@ -95,6 +96,7 @@ def boot(machine: Machine, logs: Path, limit: float) -> Said:
     if in_time and guest.returncode:
         raise Missing(f"qemu ended with {guest.returncode}: {output.strip()}")
     return Said(
+        qemu=output,
         console=_text(console),
         tests=_text(tests),
         seconds=time.monotonic() - began,

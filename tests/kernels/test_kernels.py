@@ -88,6 +88,6 @@ def passes(machine: boot.Machine, logs: Path) -> None:
     said = boot.boot(machine, logs, LIMIT)
     print(f"{machine.kernel.release}: {said.seconds:.0f} s\n{said.tests}")
     assert said.in_time, f"not at its end after {LIMIT:.0f} s; see {logs}.*.log"
-    assert said.status is not None, f"did not come to its end:\n{said.console[-3000:]}"
+    assert said.status is not None, f"did not come to its end:\n{said.qemu}{said.console[-3000:]}"
     assert said.status == 0, f"failures, see {logs}.tests.log"
     assert not said.complaints, said.complaints

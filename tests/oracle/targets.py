@@ -263,6 +263,11 @@ for pid, _ in children:
 """A pre-fork Python server: ``running("-c", PYTHON_PREFORK, python=sys.executable)``."""
 
 
+def kernel_version() -> tuple[int, ...]:
+    """Its two numbers, for what it did otherwise once and cannot be asked about."""
+    return tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
+
+
 # ---- what the states mean ---------------------------------------------------------------------
 
 
@@ -318,6 +323,11 @@ def _object(**more: bool | None) -> Expect:
     return Expect(**(facts | more))
 
 
+def _split_keeps_p() -> bool:
+    """Whether the kernel leaves P where it splits the entry of a huge page; before 6.4 it set D."""
+    return kernel_version() >= (6, 4)
+
+
 EXPECT: Final[Mapping[str, Expect]] = {
     # anonymous memory
     "private": _private(thp=False),
@@ -339,7 +349,7 @@ EXPECT: Final[Mapping[str, Expect]] = {
     ),
     # huge pages
     "huge": _private(thp=True, pmd_mapped=True, exclusive=None),
-    "huge_split": _private(thp=True, pmd_mapped=False),
+    "huge_split": _private(thp=True, pmd_mapped=False, ptedirty=_split_keeps_p() or None),
     "huge_zero": Expect(
         normal=False,
         anon=False,
