@@ -158,10 +158,14 @@ def test_undumpable_self():
 
 def test_exit_during_capture():
     """A target that exits while it is captured, again and again: a snapshot or a clear error."""
+    command = [sys.executable, "-S", "-c", "pass"]
+    began = time.monotonic()
+    subprocess.run(command, check=True)
+    life = time.monotonic() - began
     outcomes = set()
     for i in range(60):
-        with subprocess.Popen([sys.executable, "-S", "-c", "pass"]) as process:
-            time.sleep(0.0005 * i)
+        with subprocess.Popen(command) as process:
+            time.sleep(life * i / 40)
             try:
                 outcomes.add(snapshot(process.pid).verdict.complete)
             except ProcessGone:
