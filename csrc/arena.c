@@ -167,7 +167,9 @@ void pm__arena_put(struct pm__arena *arena)
         if (arenas[i].base != arena->base)
             continue;
         arenas[i].busy = false;
-        if (arenas[i].size > KEEP_ARENA) {
+        if (arenas[i].size <= KEEP_ARENA) {
+            explicit_bzero(arena->base, arena->used); /* frames were in it */
+        } else {
             munmap(arenas[i].base, arenas[i].size);
             arenas[i].base = NULL;
         }

@@ -79,6 +79,10 @@ struct pm__io {
 
 extern const struct pm__io pm__kernel;
 
+/* ---- descriptors.c: files that no forked child keeps ----------------------- */
+int pm__open(int dir, const char *path, int flags);
+int pm__close(int fd);
+
 /* One line without its newline; return < 0 stops the walk with that code. */
 typedef int pm__line_fn(void *arg, const char *line, size_t len);
 

@@ -224,6 +224,8 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
     if stage == lib.PM_AT_REQUEST:
         raise ValueError("addresses to capture are whole pages, in order, and do not overlap")
+    if code in (errno.EMFILE, errno.ENFILE):
+        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if stage == lib.PM_AT_PROC:
         raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
     if code == 10005:
@@ -232,8 +234,6 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Cancelled(f"{who}: the capture was cancelled")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
-    if code in (errno.EMFILE, errno.ENFILE):
-        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if code == errno.ENOMEM:
         raise MemoryError(f"{who}: not enough memory to capture it in")
     raise PmapsError(f"{who}: {detail or 'capture'}: {os.strerror(code)}")
