@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         TouchedSelection,
         touched,
     )
+    from .trees import Share, Tree, TreeChange, tree
     from .writing import (
         Unwatched,
         Written,
@@ -75,6 +76,7 @@ __all__ = [
     "PmapsError",
     "ProcessGone",
     "Selection",
+    "Share",
     "Snapshot",
     "Source",
     "Stream",
@@ -83,6 +85,8 @@ __all__ = [
     "TouchedPages",
     "TouchedRange",
     "TouchedSelection",
+    "Tree",
+    "TreeChange",
     "Undetermined",
     "Unsupported",
     "Unwatched",
@@ -107,6 +111,7 @@ __all__ = [
     "snapshot",
     "stream",
     "touched",
+    "tree",
     "written",
 ]
 
@@ -120,6 +125,7 @@ _MODULES = (
     "snapshots",
     "capture",
     "groups",
+    "trees",
     "streaming",
     "writing",
     "touching",

@@ -92,6 +92,9 @@ class Selection(Counted):
         Pages of a file are the same where both map that page of the file uncopied.
         Private memory is compared frame by frame at the same address, as after fork; where
         frames were hidden, that stays open.
+
+        The result compares with a float, too: what share of the selection's ``rss`` that is
+        (``worker["[heap]"].shared_with(parent) >= 0.8``).
         """
         pages = self.columns.common(other.columns, self.windows, other.windows)
         size = self.page_size
@@ -101,6 +104,7 @@ class Selection(Counted):
             page_size=size,
             label=f"{self.label}: shared with process {other.columns.pid}",
             remedy="" if pages.lo == pages.hi else self._remedy(Fact.SHARED),
+            whole=self.rss,
         )
 
     def __sub__(self, earlier: object) -> Delta:

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 from .. import assertions, files, snapshots, touching, writing
 from ..groups import Group
 from ..snapshots import Snapshot
+from ..trees import Tree
 
-__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot"]
+__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot", "TakeTree"]
 
 
 class TakeSnapshot(Protocol):
@@ -28,12 +29,22 @@ class TakeGroup(Protocol):
         """Capture several processes, as :func:`pytest_pmaps.group` does, and keep them."""
 
 
+class TakeTree(Protocol):
+    """What ``pmaps.tree`` is."""
+
+    def __call__(
+        self, target: object = None, *, missing: Literal["raise", "skip"] = "raise"
+    ) -> Tree:
+        """Capture a process and its descendants, as :func:`pytest_pmaps.tree` does; keep them."""
+
+
 class Pmaps:
     """The library in one object; snapshots taken through it are kept for the report."""
 
-    def __init__(self, snapshot: TakeSnapshot, group: TakeGroup) -> None:
+    def __init__(self, snapshot: TakeSnapshot, group: TakeGroup, tree: TakeTree) -> None:
         self.snapshot = snapshot
         self.group = group
+        self.tree = tree
 
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
