@@ -61,6 +61,15 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(pages.shared_with(before), pp.Count)
     assert_type(change.of(memoryview(b"")).new.dirty, pp.Count)
     pp.assert_no_dirty(pages, since=before)
+    family = pp.tree(popen)
+    assert_type(family, pp.Tree)
+    assert_type(family.root, pp.Snapshot)
+    assert_type(family.children, tuple[pp.Snapshot, ...])
+    assert_type(family.parent_of(1), pp.Snapshot | None)
+    assert_type(family.sharing(), tuple[pp.Share, ...])
+    assert_type(family - family, pp.TreeChange)
+    assert_type((family - family)[1], pp.Delta)
+    assert_type(family.root.shared_with(before) >= 0.8, bool)
     with pp.written(select="libfoo") as window:
         pass
     assert_type(window, pp.Written)
