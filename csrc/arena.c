@@ -83,7 +83,8 @@ static void after_fork(void)
     pthread_mutex_unlock(&lock);
 }
 
-__attribute__((constructor)) static void watch_forks(void)
+/* Earlier than who takes memory with a lock of his own held: see descriptors.c. */
+__attribute__((constructor(200))) static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork, forget_arenas);
 }

@@ -396,6 +396,7 @@ enum pm_written_state {
     PM_W_SPECIAL, /* of a device or the kernel, */
     PM_W_BUSY,    /* watched by another userfaultfd, */
     PM_W_REFUSED, /* or for no reason that we know */
+    PM_W_REPLACED, /* watched, but now there is another mapping */
     PM_W_N_STATES
 };
 

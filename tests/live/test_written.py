@@ -397,16 +397,136 @@ def test_what_moves_is_new():
     libc.munmap(moved, 64 << 20)
 
 
-def test_another_mapping_at_the_same_place_is_new():
-    """And nothing of the first is said of it."""
+def test_another_mapping_at_the_same_place():
+    """What was written to the first is gone with it: none of it may be called unwritten."""
     at = libc.mmap(None, 8 * PAGE, 3, PRIVATE, -1, 0)
     ctypes.memset(at, 1, 8 * PAGE)
     with written() as w:
         ctypes.memset(at, 2, 2 * PAGE)
         assert libc.mmap(at, 8 * PAGE, 3, PRIVATE | MAP_FIXED, -1, 0) == at
         ctypes.memset(at + 4 * PAGE, 1, PAGE)
-    assert told(w, (at, 8 * PAGE)) == ([], [4])
+    assert told(w, (at, 8 * PAGE)) == ([], list(range(8)))
+    assert w.of((at, 8 * PAGE)).new == 1
     libc.munmap(at, 8 * PAGE)
+
+
+def test_an_object_that_is_freed_meanwhile():
+    """Whoever asks about its addresses is not told that they were not written."""
+    at = libc.mmap(None, 8 * PAGE, 3, PRIVATE, -1, 0)
+    with written(of=(at, 8 * PAGE)) as w:
+        ctypes.memset(at, 2, 6 * PAGE)
+        libc.munmap(at, 4 * PAGE)
+    assert w.written.bounds == (2, 6)
+    assert w.reasons == ("4 pages not mapped any more (freed, or moved)",)
+    with pytest.raises(NoSuchMapping):
+        w.of((at, 8 * PAGE))
+    libc.munmap(at + 4 * PAGE, 4 * PAGE)
+
+
+def test_an_object_that_moves_meanwhile():
+    """As realloc does with what is large: it is somewhere else, where nothing was watched."""
+    at = libc.mmap(None, 8 * PAGE, 3, PRIVATE, -1, 0)
+    other = libc.mmap(None, 8 * PAGE, 0, PRIVATE, -1, 0)
+    ctypes.memset(at, 1, 8 * PAGE)
+    with written(of=(at, 8 * PAGE)) as w:
+        ctypes.memset(at, 2, 2 * PAGE)
+        assert libc.mremap(at, 8 * PAGE, 8 * PAGE, 3, ctypes.c_void_p(other)) == other
+    assert w.written.bounds == (0, 8)
+    with pytest.raises(NoSuchMapping, match="only some addresses"):
+        w.of((other, 8 * PAGE))
+    libc.munmap(other, 8 * PAGE)
+
+
+def test_what_is_not_mapped_cannot_be_watched():
+    """An error at once, not an answer of 0 afterwards."""
+    at = libc.mmap(None, 8 * PAGE, 3, PRIVATE, -1, 0)
+    libc.munmap(at + 4 * PAGE, 4 * PAGE)
+    for of in ((0x10000, PAGE), (at, 8 * PAGE)):
+        with pytest.raises(NoSuchMapping, match="not mapped"), written(of=of):
+            raise AssertionError("it began")
+    libc.munmap(at, 4 * PAGE)
+
+
+def test_a_part_of_a_library():
+    """Only that is watched, so only that is counted and can be asked about."""
+    with written(select="libc.text") as w:
+        libc.getpid()
+    assert w.written == w["libc.text"].written == 0
+    assert w.snapshot["libc.text"].rss > 0
+    for other in ("libc", "libc.data"):
+        with pytest.raises(NoSuchMapping, match=r"not watched: this window is over .* text alone"):
+            w[other]
+    with written(select="libc.data") as w:
+        # Its own counters, locks and lists are written all the time.
+        libc.free(ctypes.c_void_p(libc.malloc(100_000)))
+    assert w.written == w["libc.data"].written
+    assert all(r.written is not None for r in w.written_ranges())
+
+
+def test_too_many_open_files():
+    """Said in these words; it is not the system that lacks something."""
+    code = """
+        import os, resource
+        from pytest_pmaps import PmapsError, Unsupported, written
+        with written():
+            pass
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        said = []
+        for free in range(3):
+            try:
+                with written(of=bytearray(8192)):
+                    pass
+            except PmapsError as exc:
+                said.append(str(exc))
+                assert not isinstance(exc, Unsupported), exc
+            os.close(held.pop())
+        assert said and all("too many open files" in text for text in said), said
+    """
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_child_inherits_a_window():
+    """Forked while other threads begin and end windows: it could write into our memory."""
+    code = """
+        import os, threading
+        from pytest_pmaps import written
+        over = threading.Event()
+        def work():
+            while not over.is_set():
+                with written(of=bytearray(8192)):
+                    pass
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        inherited = 0
+        for _ in range(500):
+            pid = os.fork()
+            if pid == 0:
+                links = []
+                for fd in range(64):
+                    try:
+                        links.append(os.readlink(f"/proc/self/fd/{fd}"))
+                    except OSError:
+                        pass
+                secret = ("userfault", "map", "clear_refs")
+                os._exit(any(word in link for link in links for word in secret))
+            inherited += os.waitpid(pid, 0)[1] != 0
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert inherited == 0, inherited
+    """
+    command = [sys.executable, "-P", "-W", "ignore", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_given_back_is_not_called_unwritten():
