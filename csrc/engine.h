@@ -219,6 +219,7 @@ struct pm__capture {
     char *scratch; /* PM__SCRATCH bytes, free between steps */
     bool unevictable_seen; /* the host has unevictable pages, or does not say */
     bool swap_seen;        /* the host has swap, or does not say */
+    bool ksm_told;         /* kpageflags have shown an anonymous page that is not merged */
 };
 
 #define PM__SCRATCH ((size_t)512 * 1024)
