@@ -63,7 +63,7 @@ def load_reports() -> None:
 
 @pytest.fixture(scope="session")
 def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps:
-    """Everything in one object: ``snapshot``, ``group``, ``diff``, ``load``, ``save`` and
+    """Everything in one object: ``snapshot``, ``group``, ``run``, ``diff``, ``load``, ``save`` and
     ``assert_*``.
     """
     from .. import groups
@@ -80,4 +80,4 @@ def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps
             session.note(snapshot)
         return taken
 
-    return Pmaps(pmaps_snapshot, group)
+    return Pmaps(pmaps_snapshot, group, session.note)
