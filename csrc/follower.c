@@ -65,8 +65,7 @@ struct process {
     bool fresh;           /* its end is not told yet */
     char held;            /* 'e', 'x', or 0 */
     bool released;        /* it was held at its end: whoever is left may leave */
-    int status, last;     /* to come, as its first thread left it, or as the last one did */
-    bool grouped;         /* they leave together, with `last` */
+    int status;           /* to come */
     uint64_t deadline;    /* for a word, or for others to leave; 0: none */
     struct thread *threads;
     size_t n, cap;
@@ -261,7 +260,7 @@ static void hold_at_end(struct follower *f, struct process *p)
     tell(f, (struct word){.what = 'x',
                           .pid = p->pid,
                           .other = through,
-                          .value = p->grouped ? p->last : p->status,
+                          .value = p->status,
                           .late = (int32_t)(p->n - leaving)});
 }
 
@@ -304,10 +303,7 @@ static void at_exit_of(struct follower *f, struct process *p, struct thread *t)
     t->leaving = true;
     bool others = count_leaving(p) < p->n;
     bool alone = call_of(t->tid) == SYS_exit;
-    if (t->tid == p->pid)
-        p->status = (int)status; /* of the process, too, unless something ends all of it */
-    p->last = alone ? p->last : (int)status;
-    p->grouped |= !alone;
+    p->status = (int)status; /* the last one's is the process's, since Linux 6.0 */
     if (alone && others) {
         part_with(t->tid);
         drop_thread(p, t);
@@ -319,8 +315,7 @@ static void at_exit_of(struct follower *f, struct process *p, struct thread *t)
 static void at_exec_of(struct follower *f, struct process *p)
 {
     p->n = 0;
-    p->status = p->last = 0;
-    p->grouped = false;
+    p->status = 0;
     add_thread(p, p->pid); /* there is room: there was one before */
     p->held = 'e';
     p->deadline = monotonic_ns() + HOLD_PATIENCE_NS;

@@ -200,6 +200,7 @@ class _One:
             follower = Follower() if self._trace else None
             if follower:
                 stack.callback(follower.close)
+            launched = self._launch(follower, listener)
             watch = Watch(
                 at=self._at,
                 every=self._every,
@@ -208,9 +209,8 @@ class _One:
                 follower=follower,
                 listener=listener,
             )
-            launched = self._launch(follower, listener)
             with launched.process as process:
-                self._start(launched, watch, follower)
+                self._start(launched, watch)
                 return self._wait(process, watch, stdin, timeout, check)
 
     def _launch(self, follower: Follower | None, listener: Listener) -> Launched:
@@ -227,17 +227,15 @@ class _One:
         return launched
 
     @staticmethod
-    def _start(launched: Launched, watch: Watch, follower: Follower | None) -> None:
+    def _start(launched: Launched, watch: Watch) -> None:
         __tracebackhide__ = True
-        watch.begin(launched.process.pid, launched.personality)
         try:
+            watch.begin(launched.process.pid, launched.personality)
             launched.go()
         except BaseException:
-            if follower:
-                follower.close()
             launched.process.kill()
-            launched.process.wait()
             watch.end()
+            launched.process.wait()
             raise
 
     def _wait(

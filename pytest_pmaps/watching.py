@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._native import Columns, Request
+from ._native import Columns, Request, same_mm
 from .checkpoints import LONGEST
 from .errors import PmapsError, ProcessGone
 from .following import Event, Follower
@@ -140,6 +140,9 @@ class Watch:
         self._theirs.close()
         for asking in self._asking.values():
             asking.close()
+        for process in self._alive.values():
+            if process is not self.root:
+                process.missed.setdefault("exit", "it ran on when the run was over")
         if self._failed:
             raise self._failed
 
@@ -245,7 +248,7 @@ class Watch:
             return
         process = self._alive.get(event.pid)
         if process is None and event.what == "f":
-            process = Process(event.pid, event.other, self._args_of(event.other))
+            process = Process(event.pid, event.other, _args_of(event.pid))
             self._alive[event.pid] = process
             self.processes.append(process)
         if process is None:
@@ -268,16 +271,11 @@ class Watch:
                 process.missed.setdefault(name, "the follower was killed")
         self.notes.append("the follower was killed: what came after that was not seen")
 
-    def _args_of(self, pid: int) -> tuple[str, ...]:
-        known = self._alive.get(pid)
-        return known.args if known else ()
-
     def _executed(self, process: Process, event: Event) -> None:
         assert self._follower is not None
         process.executed = True
         process.peak = Peak()
-        data = _read(f"/proc/{process.pid}/cmdline")
-        process.args = tuple(data.split("\0")[:-1])
+        process.args = _args_of(process.pid)
         if process is self.root:
             with suppress(ValueError):
                 self.aslr = _aslr(int(_read(f"/proc/{process.pid}/personality"), 16))
@@ -290,9 +288,12 @@ class Watch:
 
     def _exiting(self, process: Process, event: Event) -> None:
         assert self._follower is not None
-        self._look(process, final=True, thread=event.other)
         moment = None
-        if "exit" in self._at:
+        if self._has_anothers_memory(process):
+            process.missed["exit"] = f"it ended in the memory of process {process.ppid}, as vfork()"
+        else:
+            self._look(process, final=True, thread=event.other)
+        if "exit" in self._at and "exit" not in process.missed:
             moment = self._capture(process, "exit", self._depth, event.other)
         self._follower.let_go(process.pid)
         process.returncode = returncode_of(event.value)
@@ -306,6 +307,12 @@ class Watch:
             )
         if moment:
             self._keep(process, moment)
+
+    @staticmethod
+    def _has_anothers_memory(process: Process) -> bool:
+        if process.executed or process.ppid in (0, os.getpid()):
+            return False
+        return same_mm(process.pid, process.ppid) is True
 
     def _died(self, process: Process, event: Event) -> None:
         process.returncode = returncode_of(event.value)
@@ -380,6 +387,10 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _args_of(pid: int) -> tuple[str, ...]:
+    return tuple(_read(f"/proc/{pid}/cmdline").split("\0")[:-1])
 
 
 def _stat_of(pid: int) -> list[str]:

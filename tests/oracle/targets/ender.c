@@ -45,8 +45,8 @@ static void *execute(void *arg)
 static void *idle(void *arg)
 {
     (void)arg;
-    for (;;)
-        pause();
+    pause();
+    return NULL;
 }
 
 static void *end_alone(void *arg)
