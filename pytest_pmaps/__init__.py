@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         assert_unchanged,
     )
     from .capture import snapshot
+    from .checkpoints import checkpoint, include_dir
     from .counts import Count
     from .delta import Delta
     from .errors import (
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
+    from .moments import Child, Moment, Moments, NoSuchMoment, Run, Runs, Spread
     from .recordings import record
+    from .running import run
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
     from .touching import (
@@ -58,6 +61,7 @@ __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
     "Cancelled",
+    "Child",
     "Count",
     "Delta",
     "Depth",
@@ -70,15 +74,21 @@ __all__ = [
     "Kind",
     "Mapping",
     "Missing",
+    "Moment",
+    "Moments",
     "NoSuchMapping",
+    "NoSuchMoment",
     "PageRange",
     "Pages",
     "PmapsError",
     "ProcessGone",
+    "Run",
+    "Runs",
     "Selection",
     "Share",
     "Snapshot",
     "Source",
+    "Spread",
     "Stream",
     "Touched",
     "TouchedMethod",
@@ -101,12 +111,15 @@ __all__ = [
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
+    "checkpoint",
     "diff",
     "dumps",
     "group",
+    "include_dir",
     "load",
     "loads",
     "record",
+    "run",
     "save",
     "snapshot",
     "stream",
@@ -117,6 +130,7 @@ __all__ = [
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
 _MODULES = (
+    "checkpoints",
     "errors",
     "model",
     "counts",
@@ -131,6 +145,8 @@ _MODULES = (
     "touching",
     "files",
     "recordings",
+    "moments",
+    "running",
     "assertions",
 )
 

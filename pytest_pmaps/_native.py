@@ -46,6 +46,7 @@ __all__ = [
     "cpu_time",
     "migrated",
     "probe",
+    "program_path",
     "require_engine",
     "same_mm",
     "tracer_path",
@@ -92,6 +93,7 @@ class Request:
     ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
     ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
     ``young`` asks for Y of each page, where page tables can be read.
+    ``thread`` is one of its threads to look through, where its first has ended.
     """
 
     pid: int = 0
@@ -101,6 +103,7 @@ class Request:
     max_pages: int = 0
     stopper: int = -1
     young: bool = False
+    thread: int = 0
     tick: Tick | None = None
 
 
@@ -168,10 +171,15 @@ def require_engine() -> None:
 
 def tracer_path() -> str:
     """The program that holds a target still; it lies beside the engine."""
+    return program_path("pmaps-tracer")
+
+
+def program_path(name: str) -> str:
+    """One of our programs."""
     require_engine()
     from . import _engine
 
-    return os.path.join(os.path.dirname(str(_engine.__file__)), "pmaps-tracer")
+    return os.path.join(os.path.dirname(str(_engine.__file__)), name)
 
 
 # ---- errors
@@ -323,7 +331,7 @@ def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
     asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
     asked.extents, asked.n_extents = extents, len(request.extents)
     asked.max_pages, asked.stopper = request.max_pages, request.stopper
-    asked.young = request.young
+    asked.young, asked.thread = request.young, request.thread
     handle = ffi.new_handle(ticker)
     if ticker:
         asked.tick, asked.tick_arg = lib.pm_python_tick, handle

@@ -63,8 +63,8 @@ def load_reports() -> None:
 
 @pytest.fixture(scope="session")
 def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps:
-    """Everything in one object: ``snapshot``, ``group``, ``tree``, ``diff``, ``load``, ``save`` and
-    ``assert_*``.
+    """Everything in one object: ``snapshot``, ``group``, ``tree``, ``run``, ``diff``, ``load``,
+    ``save`` and ``assert_*``.
     """
     from .. import groups, trees
     from .facade import Pmaps
@@ -87,4 +87,4 @@ def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps
             session.note(snapshot)
         return taken
 
-    return Pmaps(pmaps_snapshot, group, tree)
+    return Pmaps(pmaps_snapshot, group, tree, session.note)
