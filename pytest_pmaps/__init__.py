@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from .extents import Edge
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
+    from .growth import assert_no_growth
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .recordings import record
+    from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
     from .touching import (
@@ -94,6 +96,7 @@ __all__ = [
     "WrittenSelection",
     "assert_at_most",
     "assert_no_dirty",
+    "assert_no_growth",
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
@@ -104,6 +107,7 @@ __all__ = [
     "loads",
     "record",
     "save",
+    "settle",
     "snapshot",
     "stream",
     "touched",
@@ -123,9 +127,11 @@ _MODULES = (
     "streaming",
     "writing",
     "touching",
+    "settling",
     "files",
     "recordings",
     "assertions",
+    "growth",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from .. import assertions, files, snapshots, touching, writing
+from .. import assertions, files, growth, settling, snapshots, touching, writing
 from ..groups import Group
 from ..snapshots import Snapshot
 
@@ -38,10 +38,12 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    settle = staticmethod(settling.settle)
     touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)
     assert_at_most = staticmethod(assertions.assert_at_most)
     assert_no_dirty = staticmethod(assertions.assert_no_dirty)
+    assert_no_growth = staticmethod(growth.assert_no_growth)
     assert_not_mapped = staticmethod(assertions.assert_not_mapped)
     assert_shared = staticmethod(assertions.assert_shared)
     assert_unchanged = staticmethod(assertions.assert_unchanged)
