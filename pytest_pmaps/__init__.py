@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from .extents import Edge
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
+    from .growth import assert_no_growth
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .moments import Child, Moment, Moments, NoSuchMoment, Run, Runs, Spread
     from .recordings import record
     from .running import run
+    from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
     from .touching import (
@@ -108,6 +110,7 @@ __all__ = [
     "WrittenSelection",
     "assert_at_most",
     "assert_no_dirty",
+    "assert_no_growth",
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
@@ -121,6 +124,7 @@ __all__ = [
     "record",
     "run",
     "save",
+    "settle",
     "snapshot",
     "stream",
     "touched",
@@ -143,11 +147,13 @@ _MODULES = (
     "streaming",
     "writing",
     "touching",
+    "settling",
     "files",
     "recordings",
     "moments",
     "running",
     "assertions",
+    "growth",
 )
 
 

@@ -44,9 +44,11 @@ __all__ = [
     "WriteWatch",
     "buffer_span",
     "cpu_time",
+    "heap_bytes",
     "migrated",
     "probe",
     "program_path",
+    "purge",
     "require_engine",
     "same_mm",
     "tracer_path",
@@ -831,6 +833,23 @@ def migrated() -> int | None:
     """Pages that the kernel moved to other frames since boot; None where it does not say."""
     out = ffi.new("uint64_t *")
     return None if lib.pm_migrated(out) < 0 else int(out[0])
+
+
+# ---- the heap of this process
+
+
+def purge() -> tuple[str, ...]:
+    """Have the allocators that are loaded give back what they hold and nobody uses; their names."""
+    require_engine()
+    done = lib.pm_purge()
+    names = ("glibc", "mimalloc", "jemalloc", "tcmalloc")  # pm_purged
+    return tuple(name for i, name in enumerate(names) if done >> i & 1)
+
+
+def heap_bytes() -> int | None:
+    """Bytes that malloc has handed out and not got back; None where it does not say."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_heap(out) < 0 else int(out[0])
 
 
 # ---- what this process wrote

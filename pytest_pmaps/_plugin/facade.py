@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from .. import assertions, files, running, snapshots, touching, writing
+from .. import assertions, files, growth, running, settling, snapshots, touching, writing
 from ..groups import Group
 from ..moments import Run
 from ..snapshots import Snapshot
@@ -61,10 +61,12 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    settle = staticmethod(settling.settle)
     touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)
     assert_at_most = staticmethod(assertions.assert_at_most)
     assert_no_dirty = staticmethod(assertions.assert_no_dirty)
+    assert_no_growth = staticmethod(growth.assert_no_growth)
     assert_not_mapped = staticmethod(assertions.assert_not_mapped)
     assert_shared = staticmethod(assertions.assert_shared)
     assert_unchanged = staticmethod(assertions.assert_unchanged)

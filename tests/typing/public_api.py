@@ -105,3 +105,5 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     for touched in used.touched_ranges():
         assert_type(touched, pp.TouchedRange)
     pp.assert_at_most(used["libfoo"], "8 KiB", "touched")
+    pp.assert_no_growth(popen.poll, calls=10, tolerance="1 KiB", settle=popen.poll)
+    assert_type(pp.settle(popen.poll), tuple[str, ...])
