@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from kernels.fetch import Kernel, Missing, tool
 
 MEMORY = "3G"  # 1 GiB of it is one huge page, if the kernel is not in its way
-CPUS = 2
+CPUS = int(os.environ.get("PMAPS_KERNELS_CPUS", "2"))
 BEGIN, END = "=== begin", "=== end: "  # guest/run says so
 
 _WRONG = re.compile(
