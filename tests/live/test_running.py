@@ -696,6 +696,25 @@ def test_somebody_traces_already(dynamic: Path):
     assert status == "3"
 
 
+@pytest.mark.parametrize("flags", [["-fsanitize=leak"], ["-fsanitize=address", "-static-libasan"]])
+def test_leak_sanitizer(public: Path, flags: list[str]):
+    """It fails under ptrace, and the run says that this may be why the program did."""
+    name = f"ender{'-'.join(flags)}"
+    try:
+        program = targets.build("ender", public, flags=["-pthread", *flags], output=name)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"needs a compiler with {' '.join(flags)}")
+    traced = run([program, "exit", "0"], stderr=subprocess.PIPE)
+    assert b"does not work under ptrace" in traced.stderr
+    assert traced.returncode in (1, 23)
+    (note,) = traced.notes
+    assert "LeakSanitizer" in note
+    assert "trace=False" in note
+    assert run([program, "exit", "0"], trace=False).returncode == 0
+    off = {"ASAN_OPTIONS": "detect_leaks=0", "LSAN_OPTIONS": "detect_leaks=0"}
+    assert run([program, "exit", "0"], env=off).notes == ()
+
+
 def test_errors_are_errors_of_ours():
     """One root."""
     assert issubclass(NoSuchMoment, PmapsError)
