@@ -126,6 +126,7 @@ class Watch:
         self.notes: list[str] = []
         self.aslr: bool | None = None
         self._start_time = 0
+        self._held: dict[int, tuple[Process, Moment | None]] = {}
 
     # ---- for whoever asked
 
@@ -161,6 +162,7 @@ class Watch:
         try:
             while self._wait():
                 pass
+            self._hear_the_rest()
         except BaseException as exc:  # raised again by end()
             self._failed = exc
         finally:
@@ -185,6 +187,11 @@ class Watch:
                 handler()
         self._tick()
         return self._theirs.fileno() not in ready
+
+    def _hear_the_rest(self) -> None:
+        """What was told before the program ended."""
+        while self._follower and _is_readable(self._follower.fileno()):
+            self._hear_follower()
 
     def _pause(self) -> float | None:
         """Milliseconds until the next look."""
@@ -267,19 +274,21 @@ class Watch:
         if event is None:
             self._lost()
             return
+        if event.what == "l":
+            self._late(event)
+            return
         process = self._alive.get(event.pid)
         if process is None and event.what == "f":
             process = Process(event.pid, event.other, _args_of(event.pid))
             self._alive[event.pid] = process
             self.processes.append(process)
         if process is None:
-            self._follower.let_go(event.pid)
+            self._follower.let_go(event)
             return
         {
             "e": self._executed,
             "x": self._exiting,
             "d": self._died,
-            "l": self._late,
         }.get(event.what, _nothing)(process, event)
 
     def _lost(self) -> None:
@@ -303,7 +312,8 @@ class Watch:
         moment = None
         if "exec" in self._at:
             moment = self._capture(process, "exec", self._depth)
-        self._follower.let_go(process.pid)
+        self._follower.let_go(event)
+        self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)
 
@@ -319,7 +329,7 @@ class Watch:
         process.returncode = returncode_of(event.value)
         if process.returncode in _LEAK_STATUSES and _has_leak_sanitizer(process.pid):
             self.notes.append(_LEAK_NOTE.format(process.pid, process.returncode))
-        self._follower.let_go(process.pid)
+        self._follower.let_go(event)
         self._alive.pop(process.pid, None)
         if process is self.root:
             self._over = True
@@ -328,6 +338,7 @@ class Watch:
                 f"process {process.pid} was captured at its exit while {event.late} of its "
                 "threads were not on their way out yet"
             )
+        self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)
 
@@ -344,12 +355,22 @@ class Watch:
         if process is self.root:
             self._over = True
 
-    def _late(self, process: Process, event: Event) -> None:
-        self.notes.append(
-            f"process {process.pid} was let go before it was captured: that took too long, or "
-            "this process was stopped meanwhile"
+    def _late(self, event: Event) -> None:
+        """It went on before it was captured, and what was captured may be of any moment."""
+        reason = (
+            f"process {event.pid} was let go before it was captured: that took too long, or this "
+            "process was stopped meanwhile"
         )
-        # What was captured may be of a process that ran; its verdict says so.
+        self.notes.append(reason)
+        if event.hold not in self._held:
+            return
+        process, moment = self._held[event.hold]
+        process.peak = Peak()
+        if moment is None:
+            return
+        missed = replace(moment, snapshot=None, reason=reason)
+        for moments in (process.moments, self.moments):
+            moments[:] = [missed if each is moment else each for each in moments]
 
     # ---- checkpoints
 
@@ -402,6 +423,12 @@ class Watch:
 
     def _is_root_alive(self) -> bool:
         return _start_time_of(self.root.pid) == self._start_time
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _has_hung_up(asking: socket.socket) -> bool:
