@@ -50,9 +50,11 @@
  *       'x' `pid` is held before its end; `other`: the thread to look through, where not the
  *           first; `value`: the wait status to come; `late`: threads that are not on their way.
  *       'd' `pid` has ended without having been held, by `value`.
- *       'l' `pid` was held for too long, or for one who had been stopped, and goes on. */
+ *       'l' `pid` was held for too long, or for one who had been stopped, and went on: what was
+ *           seen of it after it was held may be of another moment.
+ * `hold` numbers what 'e' and 'x' tell, for 'g' and 'l' to name it. */
 struct word {
-    int32_t what, pid, other, value, late;
+    int32_t what, pid, other, value, late, hold;
 };
 
 struct thread {
@@ -64,6 +66,7 @@ struct process {
     pid_t pid;
     bool fresh;           /* its end is not told yet */
     char held;            /* 'e', 'x', or 0 */
+    int32_t hold;         /* which of all that were held */
     bool released;        /* it was held at its end: whoever is left may leave */
     int status;           /* to come */
     uint64_t deadline;    /* for a word, or for others to leave; 0: none */
@@ -74,6 +77,7 @@ struct process {
 struct follower {
     struct patron patron;
     int children; /* signalfd of SIGCHLD */
+    int32_t holds;
     bool tree, over;
     struct process **processes;
     size_t n, cap;
@@ -238,8 +242,15 @@ static void release(struct follower *f, struct process *p)
 /* Held for too long: whoever asked has to know that it goes on. */
 static void release_late(struct follower *f, struct process *p)
 {
-    tell(f, (struct word){.what = 'l', .pid = p->pid});
+    tell(f, (struct word){.what = 'l', .pid = p->pid, .hold = p->hold});
     release(f, p);
+}
+
+static void hold(struct follower *f, struct process *p, char where)
+{
+    p->held = where;
+    p->hold = ++f->holds;
+    p->deadline = monotonic_ns() + HOLD_PATIENCE_NS;
 }
 
 /* ---- the end of a process --------------------------------------------------------------- */
@@ -254,14 +265,14 @@ static void hold_at_end(struct follower *f, struct process *p)
     for (size_t i = 0; i < p->n; i++)
         if (p->threads[i].leaving && p->threads[i].tid == p->pid)
             through = 0;
-    p->held = 'x';
+    hold(f, p, 'x');
     p->fresh = false;
-    p->deadline = monotonic_ns() + HOLD_PATIENCE_NS;
     tell(f, (struct word){.what = 'x',
                           .pid = p->pid,
                           .other = through,
                           .value = p->status,
-                          .late = (int32_t)(p->n - leaving)});
+                          .late = (int32_t)(p->n - leaving),
+                          .hold = p->hold});
 }
 
 /* Whether one of those that are not leaving has others end, to be alone in its new program. */
@@ -317,9 +328,8 @@ static void at_exec_of(struct follower *f, struct process *p)
     p->n = 0;
     p->status = 0;
     add_thread(p, p->pid); /* there is room: there was one before */
-    p->held = 'e';
-    p->deadline = monotonic_ns() + HOLD_PATIENCE_NS;
-    tell(f, (struct word){.what = 'e', .pid = p->pid});
+    hold(f, p, 'e');
+    tell(f, (struct word){.what = 'e', .pid = p->pid, .hold = p->hold});
 }
 
 /* ---- what happens ------------------------------------------------------------------------ */
@@ -474,7 +484,7 @@ static void hear(struct follower *f)
     struct process *p = process_of(f, word.pid);
     if (word.what == 'a')
         follow(f, word.pid, word.value != 0);
-    else if (word.what == 'g' && p && p->held)
+    else if (word.what == 'g' && p && p->held && p->hold == word.hold)
         release(f, p);
 }
 
@@ -531,7 +541,7 @@ int main(int argc, char **argv)
 {
     struct follower f = {.children = -1};
     (void)argv;
-    if (argc != 1 || !find_patron(&f.patron) || (f.children = turn_away()) < 0) {
+    if (argc != 1 || (f.children = turn_away()) < 0 || !find_patron(&f.patron)) {
         fputs("pmaps-follower: pytest-pmaps starts this program, with a socket as stdin\n", stderr);
         return 2;
     }

@@ -32,7 +32,7 @@ const char *behind_comm(const char *stat);
  * terminal, whose Ctrl-C and Ctrl-Z are for it alone.  Gives a signalfd of SIGCHLD, or -1. */
 int turn_away(void);
 
-/* Finds whoever made the socket: it, not whoever inherited it, is the one that we serve. */
+/* Once turned away, which closes what is open: finds whoever made the socket; it, not whoever inherited it, is the one that we serve. */
 bool find_patron(struct patron *p);
 /* Whether it is still there to let the target go.  The socket alone does not tell: a process
  * that was forked meanwhile may hold its other end, too.  One that is stopped itself, for

@@ -18,7 +18,7 @@ from .stopping import end_program, start_program, why_denied
 
 __all__ = ["Event", "Follower"]
 
-_WORD = struct.Struct("=5i")  # struct word of follower.c
+_WORD = struct.Struct("=6i")  # struct word of follower.c
 _PATIENCE = 10.0  # for an answer that takes microseconds
 
 
@@ -30,6 +30,7 @@ class Event(NamedTuple):
     other: int
     value: int
     late: int
+    hold: int
 
 
 class Follower:
@@ -63,9 +64,9 @@ class Follower:
         if code:
             raise _explained(pid, code, self.pid)
 
-    def let_go(self, pid: int) -> None:
+    def let_go(self, event: Event) -> None:
         """Let a process that is held go on."""
-        self._say("g", pid, 0)
+        self._say("g", event.pid, 0, event.hold)
 
     def hear(self) -> Event | None:
         """The next event; None where there will be none, because it has ended."""
@@ -87,9 +88,9 @@ class Follower:
             finally:
                 self._socket.close()
 
-    def _say(self, what: str, pid: int, value: int) -> None:
+    def _say(self, what: str, pid: int, value: int, hold: int = 0) -> None:
         try:
-            self._socket.send(_WORD.pack(ord(what), pid, 0, value, 0), socket.MSG_NOSIGNAL)
+            self._socket.send(_WORD.pack(ord(what), pid, 0, value, 0, hold), socket.MSG_NOSIGNAL)
         except OSError:
             return  # it has ended, which hear() tells
 

@@ -13,7 +13,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any, NamedTuple, TypeAlias, TypedDict
+from typing import IO, Any, NamedTuple, Self, TypeAlias, TypedDict
 
 from ._native import program_path
 from .errors import AccessDenied, PmapsError
@@ -102,16 +102,31 @@ class Launched:
         self.personality = self._ready()
 
     def go(self) -> None:
-        """Become the program; raises what subprocess does where it cannot be executed."""
-        __tracebackhide__ = True
-        try:
+        """Become the program, if it can be executed."""
+        with suppress(OSError):  # it was killed
             self._control.send(b"g", socket.MSG_NOSIGNAL)
+
+    def check(self) -> None:
+        """It has ended: raises what subprocess does where the program could not be executed.
+
+        Only now is it asked: that its end of the socket closes tells nothing, since a process
+        that was forked meanwhile may have it, too.
+        """
+        __tracebackhide__ = True
+        self._control.setblocking(False)
+        try:
             said = self._hear()
-        finally:
-            self._control.close()
+        except BlockingIOError:
+            return
         if said:
             code = said[1]
             raise OSError(code, os.strerror(code), self._program)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._control.close()
 
     def give_up(self) -> None:
         """End it; nothing of the program has run."""

@@ -142,7 +142,8 @@ class Run:
             raise error
 
     def __repr__(self) -> str:
-        return f"<run of {_name(self.args)}, ended with {self.returncode}: {self.at!r}>"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"<run of {_name(self.args)}, ended with {self.returncode}: {self.at!r}{notes}>"
 
 
 class Spread(NamedTuple):

@@ -209,9 +209,9 @@ class _One:
                 follower=follower,
                 listener=listener,
             )
-            with launched.process as process:
+            with launched, launched.process:
                 self._start(launched, watch)
-                return self._wait(process, watch, stdin, timeout, check)
+                return self._wait(launched, watch, stdin, timeout, check)
 
     def _launch(self, follower: Follower | None, listener: Listener) -> Launched:
         __tracebackhide__ = True
@@ -240,7 +240,7 @@ class _One:
 
     def _wait(
         self,
-        process: subprocess.Popen[Any],
+        launched: Launched,
         watch: Watch,
         stdin: Any,
         timeout: float | None,
@@ -248,7 +248,7 @@ class _One:
     ) -> Run:
         """As subprocess.run does."""
         __tracebackhide__ = True
-        stdout = stderr = None
+        process = launched.process
         try:
             stdout, stderr = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired as exc:
@@ -264,6 +264,7 @@ class _One:
             watch.end()
             raise
         watch.end()
+        launched.check()
         run = self._made(process, watch, stdout, stderr)
         if check:
             run.check_returncode()

@@ -5,7 +5,9 @@ All of it happens in one thread, while the thread of whoever asked waits for the
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import select
 import shutil
 import socket
@@ -15,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ._native import Columns, Request, same_mm
@@ -32,6 +34,11 @@ __all__ = ["Listener", "Process", "Watch"]
 _LOOK_EVERY = 0.005  # seconds, at VmHWM where nothing tells of the end
 _ASLR = Path("/proc/sys/kernel/randomize_va_space")
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
+_LEAK_STATUSES = (1, 23)  # by which AddressSanitizer and LeakSanitizer end a program
+_LEAK_NOTE = (
+    "process {} ended with {}, and has LeakSanitizer, which does not work under ptrace: that may "
+    "be why; LSAN_OPTIONS=detect_leaks=0 (ASAN_OPTIONS) or trace=False tell"
+)
 _LONGEST_PATH = 100  # of a socket
 
 
@@ -119,6 +126,7 @@ class Watch:
         self.notes: list[str] = []
         self.aslr: bool | None = None
         self._start_time = 0
+        self._held: dict[int, tuple[Process, Moment | None]] = {}
 
     # ---- for whoever asked
 
@@ -134,7 +142,9 @@ class Watch:
     def end(self) -> None:
         """The program has ended: what is left is let go.  Raises what went wrong in the thread."""
         __tracebackhide__ = True
-        self._ours.close()  # which wakes it
+        with self._ours:
+            # Which wakes it; not only close(): a process forked meanwhile may have it, too.
+            self._ours.shutdown(socket.SHUT_RDWR)
         if self._thread.ident:
             self._thread.join()
         self._theirs.close()
@@ -152,6 +162,7 @@ class Watch:
         try:
             while self._wait():
                 pass
+            self._hear_the_rest()
         except BaseException as exc:  # raised again by end()
             self._failed = exc
         finally:
@@ -177,6 +188,11 @@ class Watch:
         self._tick()
         return self._theirs.fileno() not in ready
 
+    def _hear_the_rest(self) -> None:
+        """What was told before the program ended."""
+        while self._follower and _is_readable(self._follower.fileno()):
+            self._hear_follower()
+
     def _pause(self) -> float | None:
         """Milliseconds until the next look."""
         if self._over or not (self._every or not self._follower):
@@ -199,9 +215,21 @@ class Watch:
         if _start_time_of(self.root.pid) != self._start_time:
             self._over = True  # it has been waited for
             return
+        if not self._has_begun():
+            return
         self._look(self.root, final=False)
         if self._every:
             self._sample()
+
+    def _has_begun(self) -> bool:
+        """Whether it is the program already, and not what starts it."""
+        if not self.root.executed and not self._follower:
+            try:
+                executable = os.readlink(f"/proc/{self.root.pid}/exe")
+            except OSError:  # not ours to read, so not our own
+                executable = ""
+            self.root.executed = os.path.basename(executable) != "pmaps-launch"
+        return self.root.executed
 
     def _sample(self) -> None:
         moment = self._capture(self.root, "sample", self._sample_depth)
@@ -246,19 +274,21 @@ class Watch:
         if event is None:
             self._lost()
             return
+        if event.what == "l":
+            self._late(event)
+            return
         process = self._alive.get(event.pid)
         if process is None and event.what == "f":
             process = Process(event.pid, event.other, _args_of(event.pid))
             self._alive[event.pid] = process
             self.processes.append(process)
         if process is None:
-            self._follower.let_go(event.pid)
+            self._follower.let_go(event)
             return
         {
             "e": self._executed,
             "x": self._exiting,
             "d": self._died,
-            "l": self._late,
         }.get(event.what, _nothing)(process, event)
 
     def _lost(self) -> None:
@@ -282,7 +312,8 @@ class Watch:
         moment = None
         if "exec" in self._at:
             moment = self._capture(process, "exec", self._depth)
-        self._follower.let_go(process.pid)
+        self._follower.let_go(event)
+        self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)
 
@@ -295,8 +326,10 @@ class Watch:
             self._look(process, final=True, thread=event.other)
         if "exit" in self._at and "exit" not in process.missed:
             moment = self._capture(process, "exit", self._depth, event.other)
-        self._follower.let_go(process.pid)
         process.returncode = returncode_of(event.value)
+        if process.returncode in _LEAK_STATUSES and _has_leak_sanitizer(process.pid):
+            self.notes.append(_LEAK_NOTE.format(process.pid, process.returncode))
+        self._follower.let_go(event)
         self._alive.pop(process.pid, None)
         if process is self.root:
             self._over = True
@@ -305,6 +338,7 @@ class Watch:
                 f"process {process.pid} was captured at its exit while {event.late} of its "
                 "threads were not on their way out yet"
             )
+        self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)
 
@@ -321,12 +355,22 @@ class Watch:
         if process is self.root:
             self._over = True
 
-    def _late(self, process: Process, event: Event) -> None:
-        self.notes.append(
-            f"process {process.pid} was let go before it was captured: that took too long, or "
-            "this process was stopped meanwhile"
+    def _late(self, event: Event) -> None:
+        """It went on before it was captured, and what was captured may be of any moment."""
+        reason = (
+            f"process {event.pid} was let go before it was captured: that took too long, or this "
+            "process was stopped meanwhile"
         )
-        # What was captured may be of a process that ran; its verdict says so.
+        self.notes.append(reason)
+        if event.hold not in self._held:
+            return
+        process, moment = self._held[event.hold]
+        process.peak = Peak()
+        if moment is None:
+            return
+        missed = replace(moment, snapshot=None, reason=reason)
+        for moments in (process.moments, self.moments):
+            moments[:] = [missed if each is moment else each for each in moments]
 
     # ---- checkpoints
 
@@ -359,6 +403,10 @@ class Watch:
         process = self._alive.get(pid) or Process(pid)
         self._look(process, final=False)
         moment = self._capture(process, name, self._depth)
+        if _has_hung_up(asking):
+            # Its pid may be another's by now.
+            reason = f"process {pid} ended, or lost patience, while it was captured"
+            moment = replace(moment, snapshot=None, reason=reason)
         self._keep(process, moment)
         self.checkpoints.append(moment)
         return moment.snapshot is not None
@@ -375,6 +423,31 @@ class Watch:
 
     def _is_root_alive(self) -> bool:
         return _start_time_of(self.root.pid) == self._start_time
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _has_hung_up(asking: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(asking, 0)
+    return bool(poll.poll(0))
+
+
+def _has_leak_sanitizer(pid: int) -> bool:
+    """As a library, or in the program itself."""
+    if re.search(r"/lib(clang_rt\.)?[al]san[^/]*$", _read(f"/proc/{pid}/maps"), re.MULTILINE):
+        return True
+    with (
+        suppress(OSError, ValueError),
+        open(f"/proc/{pid}/exe", "rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as program,
+    ):
+        return program.find(b"LeakSanitizer does not work under ptrace") >= 0
+    return False
 
 
 def _nothing(process: Process, event: Event) -> None:

@@ -696,7 +696,125 @@ def test_somebody_traces_already(dynamic: Path):
     assert status == "3"
 
 
+@pytest.mark.parametrize("flags", [["-fsanitize=leak"], ["-fsanitize=address", "-static-libasan"]])
+def test_leak_sanitizer(public: Path, flags: list[str]):
+    """It fails under ptrace, and the run says that this may be why the program did."""
+    name = f"ender{'-'.join(flags)}"
+    try:
+        program = targets.build("ender", public, flags=["-pthread", *flags], output=name)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"needs a compiler with {' '.join(flags)}")
+    traced = run([program, "exit", "0"], stderr=subprocess.PIPE)
+    assert b"does not work under ptrace" in traced.stderr
+    assert traced.returncode in (1, 23)
+    (note,) = traced.notes
+    assert "LeakSanitizer" in note
+    assert "trace=False" in note
+    assert run([program, "exit", "0"], trace=False).returncode == 0
+    off = {"ASAN_OPTIONS": "detect_leaks=0", "LSAN_OPTIONS": "detect_leaks=0"}
+    assert run([program, "exit", "0"], env=off).notes == ()
+
+
 def test_errors_are_errors_of_ours():
     """One root."""
     assert issubclass(NoSuchMoment, PmapsError)
     assert issubclass(NoSuchMoment, KeyError)
+
+
+FILTERED = """
+import ctypes, platform
+number = {"x86_64": 101, "aarch64": 117}[platform.machine()]
+class Filter(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+words = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | ERRNO), (6, 0, 0, 0x7fff0000)]
+import struct
+program = b"".join(struct.pack("HBBI", *word) for word in words)
+kept = ctypes.create_string_buffer(program)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+filter = Filter(len(words), ctypes.addressof(kept))
+assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
+import sys
+import pytest_pmaps as p
+try:
+    p.run([sys.argv[1], "exit", "3"])
+except p.Unsupported as exc:
+    print(exc)
+print(p.run([sys.argv[1], "exit", "3"], trace=False).returncode)
+"""
+
+
+@pytest.mark.parametrize("error", [1, 38])  # EPERM, ENOSYS
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="number of ptrace(2)")
+def test_seccomp(dynamic: Path, error: int):
+    """Where ptrace itself is forbidden, that is said, with what works; nothing is left."""
+    code = FILTERED.replace("ERRNO", str(error))
+    command = [sys.executable, "-P", "-c", code, str(dynamic)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    refused, status = done.stdout.splitlines()
+    assert "ptrace is forbidden here" in refused
+    assert "trace=False" in refused
+    assert status == "3"
+
+
+# ---- several at once, and forks meanwhile
+
+
+def test_several_at_once(dynamic: Path):
+    """Each run its own, while children are forked that have everything of this process."""
+    wrong: list[object] = []
+
+    def some(status: int) -> None:
+        for _ in range(10):
+            result = run([dynamic, "exit", str(status)], at=["exit"], timeout=PATIENCE)
+            if result.returncode != status or "exit" not in result.at:
+                wrong.append(result)
+
+    threads = [threading.Thread(target=some, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    children = []
+    while any(thread.is_alive() for thread in threads):
+        if len(children) < 20:
+            children.append(os.fork())
+            if children[-1] == 0:
+                time.sleep(5)
+                os._exit(0)
+        time.sleep(0.01)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert wrong == []
+
+
+def test_we_are_stopped(dynamic: Path):
+    """Ctrl-Z, or a breakpoint, while a program is held: it goes on after an instant."""
+    code = (
+        "import sys, pytest_pmaps as p\n"
+        "while True:\n r = p.run([sys.argv[1], 'exit', '0'])\n"
+        " assert r.returncode == 0\n"
+        " assert 'exec' not in r.at or r.at['exec'].rss < 32, r\n"
+        " assert 'exit' not in r.at or r.at['exit'].anonymous > 768, r\n"
+        " assert len(r.at) == 2 or r.notes, r\n"
+    )
+    ours = subprocess.Popen([sys.executable, "-P", "-c", code, dynamic])
+    held = 0
+    try:
+        time.sleep(1)
+        for _ in range(20):
+            ours.send_signal(signal.SIGSTOP)
+            held += any(traced_and_stopped(pid) for pid in children_of(ours.pid))
+            assert eventually(lambda: not any(map(traced_and_stopped, children_of(ours.pid))))
+            ours.send_signal(signal.SIGCONT)
+            time.sleep(0.03)
+            assert ours.poll() is None
+    finally:
+        ours.kill()
+        ours.wait()
+    assert held  # or nothing was tried
+
+
+def traced_and_stopped(pid: int) -> bool:
+    """Whether somebody holds it."""
+    return stat_of(pid)[:1] == ["t"]

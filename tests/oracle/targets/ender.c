@@ -98,8 +98,11 @@ static int vfork_and_exec(void)
 
 static void daemonize(long ms)
 {
-    if (fork())
+    pid_t middle = fork();
+    if (middle) {
+        waitpid(middle, NULL, 0);
         return;
+    }
     setsid();
     if (fork())
         _exit(0);
