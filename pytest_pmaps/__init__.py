@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .groups import Group, GroupSelection, Missing, group
     from .growth import assert_no_growth
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
+    from .peaks import Peak, peak, peak_of
     from .recordings import record
     from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
@@ -74,6 +75,7 @@ __all__ = [
     "NoSuchMapping",
     "PageRange",
     "Pages",
+    "Peak",
     "PmapsError",
     "ProcessGone",
     "Selection",
@@ -105,6 +107,8 @@ __all__ = [
     "group",
     "load",
     "loads",
+    "peak",
+    "peak_of",
     "record",
     "save",
     "settle",
@@ -128,6 +132,7 @@ _MODULES = (
     "writing",
     "touching",
     "settling",
+    "peaks",
     "files",
     "recordings",
     "assertions",
