@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .growth import assert_no_growth
+    from .holding import Held, held
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .peaks import Peak, peak, peak_of
     from .recordings import record
@@ -69,6 +70,7 @@ __all__ = [
     "FormatError",
     "Group",
     "GroupSelection",
+    "Held",
     "Kind",
     "Mapping",
     "Missing",
@@ -105,6 +107,7 @@ __all__ = [
     "diff",
     "dumps",
     "group",
+    "held",
     "load",
     "loads",
     "peak",
@@ -133,6 +136,7 @@ _MODULES = (
     "touching",
     "settling",
     "peaks",
+    "holding",
     "files",
     "recordings",
     "assertions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from .. import assertions, files, growth, peaks, settling, snapshots, touching, writing
+from .. import assertions, files, growth, holding, peaks, settling, snapshots, touching, writing
 from ..groups import Group
 from ..snapshots import Snapshot
 
@@ -38,6 +38,7 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    held = staticmethod(holding.held)
     peak = staticmethod(peaks.peak)
     peak_of = staticmethod(peaks.peak_of)
     settle = staticmethod(settling.settle)

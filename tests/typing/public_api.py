@@ -95,3 +95,6 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(most.at_start - most.at_end, pp.Count)
     assert_type(most.reasons, tuple[str, ...])
     assert_type(pp.peak_of(popen), pp.Count)
+    for file in pp.held(popen):
+        assert_type(file, pp.Held)
+        assert_type(file.bytes, pp.Count)
