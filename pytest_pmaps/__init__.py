@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         assert_unchanged,
     )
     from .capture import snapshot
+    from .cgroups import Cgroup, CgroupPeak, cgroup
     from .counts import Count
     from .delta import Delta
     from .errors import (
@@ -61,6 +62,8 @@ __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
     "Cancelled",
+    "Cgroup",
+    "CgroupPeak",
     "Count",
     "Delta",
     "Depth",
@@ -104,6 +107,7 @@ __all__ = [
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
+    "cgroup",
     "diff",
     "dumps",
     "group",
@@ -137,6 +141,7 @@ _MODULES = (
     "settling",
     "peaks",
     "holding",
+    "cgroups",
     "files",
     "recordings",
     "assertions",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from .. import assertions, files, growth, holding, peaks, settling, snapshots, touching, writing
+from .. import (
+    assertions,
+    cgroups,
+    files,
+    growth,
+    holding,
+    peaks,
+    settling,
+    snapshots,
+    touching,
+    writing,
+)
 from ..groups import Group
 from ..snapshots import Snapshot
 
@@ -38,6 +49,7 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    cgroup = staticmethod(cgroups.cgroup)
     held = staticmethod(holding.held)
     peak = staticmethod(peaks.peak)
     peak_of = staticmethod(peaks.peak_of)

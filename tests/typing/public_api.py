@@ -98,3 +98,11 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     for file in pp.held(popen):
         assert_type(file, pp.Held)
         assert_type(file.bytes, pp.Count)
+    charged = pp.cgroup(popen)
+    assert_type(charged, pp.Cgroup)
+    assert_type(charged.current <= "1 GiB", bool)
+    assert_type(charged.peak, pp.Count | None)
+    with charged.watch() as watched:
+        pass
+    assert_type(watched, pp.CgroupPeak)
+    assert_type(watched.peak, pp.Count)
