@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         assert_unchanged,
     )
     from .capture import snapshot
+    from .cgroups import Cgroup, CgroupPeak, cgroup
     from .checkpoints import checkpoint, include_dir
     from .counts import Count
     from .delta import Delta
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
     from .growth import assert_no_growth
+    from .holding import Held, held
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .moments import Child, Moment, Moments, NoSuchMoment, Run, Runs, Spread
+    from .peaks import Peak, peak, peak_of
     from .recordings import record
     from .running import run
     from .settling import settle
@@ -63,6 +66,8 @@ __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
     "Cancelled",
+    "Cgroup",
+    "CgroupPeak",
     "Child",
     "Count",
     "Delta",
@@ -73,6 +78,7 @@ __all__ = [
     "FormatError",
     "Group",
     "GroupSelection",
+    "Held",
     "Kind",
     "Mapping",
     "Missing",
@@ -82,6 +88,7 @@ __all__ = [
     "NoSuchMoment",
     "PageRange",
     "Pages",
+    "Peak",
     "PmapsError",
     "ProcessGone",
     "Run",
@@ -114,13 +121,17 @@ __all__ = [
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
+    "cgroup",
     "checkpoint",
     "diff",
     "dumps",
     "group",
+    "held",
     "include_dir",
     "load",
     "loads",
+    "peak",
+    "peak_of",
     "record",
     "run",
     "save",
@@ -148,6 +159,9 @@ _MODULES = (
     "writing",
     "touching",
     "settling",
+    "peaks",
+    "holding",
+    "cgroups",
     "files",
     "recordings",
     "moments",

@@ -6,7 +6,19 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from .. import assertions, files, growth, running, settling, snapshots, touching, writing
+from .. import (
+    assertions,
+    cgroups,
+    files,
+    growth,
+    holding,
+    peaks,
+    running,
+    settling,
+    snapshots,
+    touching,
+    writing,
+)
 from ..groups import Group
 from ..moments import Run
 from ..snapshots import Snapshot
@@ -61,6 +73,10 @@ class Pmaps:
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    cgroup = staticmethod(cgroups.cgroup)
+    held = staticmethod(holding.held)
+    peak = staticmethod(peaks.peak)
+    peak_of = staticmethod(peaks.peak_of)
     settle = staticmethod(settling.settle)
     touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)

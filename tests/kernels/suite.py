@@ -32,6 +32,7 @@ MORE = {
         "tests/live/test_as_root.py",
         "tests/live/test_honesty.py",
         "tests/live/test_objects.py",
+        "tests/live/test_peaks.py",
         "tests/live/test_pte_real.py",
         "tests/live/test_targets.py",
         "tests/live/test_unprivileged.py",
