@@ -556,7 +556,7 @@ def test_no_write_is_lost_where_windows_begin_and_end():
     pages = 6000
     data = memory(pages)
     array = np.frombuffer(data, dtype=np.uint8)
-    began, done = threading.Event(), threading.Event()
+    began, enough, done = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
         began.set()
@@ -564,6 +564,8 @@ def test_no_write_is_lost_where_windows_begin_and_end():
             array[page * PAGE] = 1
             if page % 200 == 0:
                 time.sleep(0.001)
+            if page == pages // 2:
+                enough.wait(60)  # a window takes long on some machines
         done.set()
 
     thread = threading.Thread(target=work)
@@ -577,6 +579,8 @@ def test_no_write_is_lost_where_windows_begin_and_end():
                 time.sleep(0.0005)
             parts.append(inner)
             windows += 1
+            if windows == 3:
+                enough.set()
         thread.join()
     assert told(outer, data) == (list(range(pages)), [])
     found = [page for part in parts for page in told(part, data)[0]]
