@@ -16,6 +16,7 @@ import importlib
 import io
 import itertools
 import json
+import math
 import mmap
 import os
 import queue
@@ -407,6 +408,18 @@ def test_no_time_to_decide():
     with pytest.raises(Undetermined, match=r"0.3 s were not enough .* give fewer \(calls=\)"):
         assert_no_growth(functools.partial(time.sleep, 0.02), timeout=0.3)
     assert time.monotonic() - began < 20
+
+
+def test_growth_that_slows_down_is_no_leak():
+    """It goes on in every round for long, and ever more slowly."""
+    kept: list[bytes] = []
+
+    def call(i: int) -> None:
+        if math.isqrt(i) ** 2 == i:
+            kept.extend(bytes(50) for _ in range(60))
+
+    assert_no_growth(numbered(call))
+    assert len(kept) > 60 * 200
 
 
 def test_growth_that_slows_down_is_undetermined():
