@@ -41,4 +41,5 @@ target_link_options(_engine PRIVATE LINKER:--version-script=${exports})
 set_target_properties(_engine PROPERTIES C_VISIBILITY_PRESET hidden LINK_DEPENDS ${exports})
 
 install(TARGETS _engine LIBRARY DESTINATION pytest_pmaps)
-install(TARGETS pmaps-tracer RUNTIME DESTINATION pytest_pmaps)
+install(TARGETS pmaps-tracer pmaps-follower pmaps-launch RUNTIME DESTINATION pytest_pmaps)
+install(FILES pmaps_checkpoint.h DESTINATION pytest_pmaps/include)

@@ -23,9 +23,12 @@ struct life {
 
 static int open_dir(struct pm__capture *c)
 {
-    char path[32];
+    char path[64];
     if (c->header.self)
         snprintf(path, sizeof path, "/proc/self");
+    else if (c->request->thread)
+        snprintf(path, sizeof path, "/proc/%lld/task/%d", (long long)c->header.pid,
+                 (int)c->request->thread);
     else
         snprintf(path, sizeof path, "/proc/%lld", (long long)c->header.pid);
     int fd = c->io->open(c->io->ctx, AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
@@ -263,6 +266,18 @@ int pm__target_faults(struct pm__capture *c)
     return rc == -PM_E_GONE ? pm__target_verify(c) : rc;
 }
 
+/* Where we look through a thread: that is not as old as its process. */
+static int read_age(struct pm__capture *c, struct life *life)
+{
+    char buf[4096];
+    if (!c->request->thread)
+        return 0;
+    ssize_t got = slurp_stat(c, c->dir, "../../stat", buf, sizeof buf);
+    if (got < 0)
+        return pm__fail(c, (int)-got, PM_AT_STAT, "stat");
+    return parse_stat(c, buf, (size_t)got, life);
+}
+
 /* Finds the process, and how much memory there is to be looked at. */
 int pm__target_find(struct pm__capture *c)
 {
@@ -270,11 +285,12 @@ int pm__target_find(struct pm__capture *c)
     int rc = open_dir(c);
     if (rc < 0 || (rc = await_head(c, &life)) < 0)
         return rc;
+    c->faults = life.faults;
+    if ((rc = read_age(c, &life)) < 0)
+        return rc;
     c->header.start_time = life.start_time;
     if (c->header.self)
         c->faults = others_faults(c, &life, &rc);
-    else
-        c->faults = life.faults;
     return rc;
 }
 

@@ -14,6 +14,7 @@
  * is not lost, because its stop is only ever looked at (WNOWAIT), never collected.
  */
 #include "engine.h"
+#include "program.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -36,11 +37,8 @@
 #define PATIENCE_NS UINT64_C(2000000000) /* for all threads to stop */
 #define NUDGE_MS 10 /* without a change, before the threads that still run are looked into */
 #define TICK_MS 50  /* between two looks at whoever asked us to hold the target */
-#define MAX_TICKS 4 /* it may be seen stopped; a debugger or strace stops for an instant */
 #define BUSY_MS 1   /* before another of us is asked again whether it has let go */
 #define MAX_DENIED 4 /* before a refusal is believed: a thread may be replaced while we ask why */
-
-#define SOCKET 0 /* stdin */
 
 enum life {
     RUNS,
@@ -55,23 +53,15 @@ struct thread {
 };
 
 struct tracer {
-    pid_t pid, parent;
-    int task, stat;   /* /proc/PID/task and /proc/PID/stat */
-    int parent_stat;
-    int children;     /* signalfd of SIGCHLD: a thread has stopped, or died */
-    int parent_ticks; /* for how many ticks the parent has been seen stopped */
+    pid_t pid;
+    struct patron patron;
+    int task, stat; /* /proc/PID/task and /proc/PID/stat */
+    int children;   /* signalfd of SIGCHLD: a thread has stopped, or died */
     struct thread *threads;
     size_t n, cap;
     size_t hint; /* where the next thread of the list most likely is */
     uint64_t deadline;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static bool is_late(const struct tracer *t)
 {
@@ -93,38 +83,11 @@ static bool is_abandoned(void)
 
 /* ---- what /proc says --------------------------------------------------------------- */
 
-/* Opens a small file, reads it with a NUL behind it, and closes it. */
-static bool slurp(int dir, const char *path, char *buf, size_t cap)
-{
-    int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t got = read(fd, buf, cap - 1);
-    close(fd);
-    buf[got > 0 ? got : 0] = '\0';
-    return got > 0;
-}
-
-/* The text of a stat file from the state on: comm, before it, may hold anything. */
-static const char *behind_comm(const char *stat)
-{
-    const char *end = strrchr(stat, ')');
-    return end && end[1] == ' ' ? end + 2 : "";
-}
-
 static char state_of(const struct tracer *t, pid_t tid)
 {
     char path[32], stat[1024];
     snprintf(path, sizeof path, "%d/stat", tid);
     return slurp(t->task, path, stat, sizeof stat) ? *behind_comm(stat) : '\0';
-}
-
-static char state_of_parent(const struct tracer *t)
-{
-    char stat[1024];
-    ssize_t got = pread(t->parent_stat, stat, sizeof stat - 1, 0);
-    stat[got > 0 ? got : 0] = '\0';
-    return *behind_comm(stat);
 }
 
 /* How many threads there are, by the kernel's own count; -ESRCH for a process that is gone. */
@@ -421,7 +384,7 @@ static int stop_all(struct tracer *t)
 {
     if (t->task < 0 || t->stat < 0)
         return -ESRCH;
-    if (has_thread(t, t->parent))
+    if (has_thread(t, t->patron.pid))
         return -EDEADLK; /* it would never get to say 'c' */
     t->deadline = monotonic_ns() + PATIENCE_NS;
     for (;;) {
@@ -472,17 +435,6 @@ static bool let_all_go(struct tracer *t)
 
 /* ---- being asked ---------------------------------------------------------------------- */
 
-/* Whether whoever asked us is still there to let the target go.  The socket alone does not
- * tell: a process that was forked meanwhile may hold its other end, too. */
-static bool is_parent_there(struct tracer *t)
-{
-    if (getppid() != t->parent)
-        return false;
-    char state = state_of_parent(t);
-    t->parent_ticks = t->n && (state == 'T' || state == 't') ? t->parent_ticks + 1 : 0;
-    return t->parent_ticks < MAX_TICKS;
-}
-
 /* The next thing we are asked; 0: nothing more. */
 static char hear(struct tracer *t)
 {
@@ -490,7 +442,7 @@ static char hear(struct tracer *t)
         struct pollfd p[] = {{.fd = SOCKET, .events = POLLIN},
                              {.fd = t->children, .events = POLLIN}};
         int ready = poll(p, 2, TICK_MS);
-        if (ready == 0 && !is_parent_there(t))
+        if (ready == 0 && !is_patron_there(&t->patron, t->n))
             return 0;
         if (p[1].revents)
             look(t); /* one of those that we hold was killed */
@@ -525,54 +477,24 @@ static void serve(struct tracer *t)
 
 /* ---- starting --------------------------------------------------------------------------- */
 
-static void close_others(void)
-{
-#ifdef SYS_close_range
-    if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0)
-        return;
-#endif
-    long most = sysconf(_SC_OPEN_MAX);
-    for (int fd = 3; fd < most; fd++)
-        close(fd);
-}
-
-/* Nothing of whoever started us gets in the way: its descriptors, its signal handling, its
- * terminal, whose Ctrl-C and Ctrl-Z are for it alone. */
 static bool settle(struct tracer *t)
 {
-    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU};
-    sigset_t child;
-    for (int n = 1; n < NSIG; n++)
-        signal(n, n == SIGALRM ? while_seizing : SIG_DFL);
-    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-        signal(ignored[i], SIG_IGN);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_SETMASK, &child, NULL);
-    setsid();
-    close_others();
-    t->children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    t->children = turn_away();
+    signal(SIGALRM, while_seizing);
     return t->children >= 0;
 }
 
 static bool find(struct tracer *t, const char *pid)
 {
     char path[64], *end;
-    struct ucred peer;
-    socklen_t len = sizeof peer;
     long n = strtol(pid, &end, 10);
-    /* Whoever made the socket: it, not whoever inherited it, is the one that we serve. */
-    if (n <= 0 || n > INT32_MAX || *end ||
-        getsockopt(SOCKET, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+    if (n <= 0 || n > INT32_MAX || *end || !find_patron(&t->patron))
         return false;
     t->pid = (pid_t)n;
-    t->parent = peer.pid;
     snprintf(path, sizeof path, "/proc/%d/task", t->pid);
     t->task = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     snprintf(path, sizeof path, "/proc/%d/stat", t->pid);
     t->stat = open(path, O_RDONLY | O_CLOEXEC);
-    snprintf(path, sizeof path, "/proc/%d/stat", t->parent);
-    t->parent_stat = open(path, O_RDONLY | O_CLOEXEC);
     return true;
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from .capture import snapshot
     from .cgroups import Cgroup, CgroupPeak, cgroup
+    from .checkpoints import checkpoint, include_dir
     from .counts import Count
     from .delta import Delta
     from .errors import (
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from .growth import assert_no_growth
     from .holding import Held, held
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
+    from .moments import Child, Moment, Moments, NoSuchMoment, Run, Runs, Spread
     from .peaks import Peak, peak, peak_of
     from .recordings import record
+    from .running import run
     from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         TouchedSelection,
         touched,
     )
+    from .trees import Share, Tree, TreeChange, tree
     from .writing import (
         Unwatched,
         Written,
@@ -64,6 +68,7 @@ __all__ = [
     "Cancelled",
     "Cgroup",
     "CgroupPeak",
+    "Child",
     "Count",
     "Delta",
     "Depth",
@@ -77,21 +82,30 @@ __all__ = [
     "Kind",
     "Mapping",
     "Missing",
+    "Moment",
+    "Moments",
     "NoSuchMapping",
+    "NoSuchMoment",
     "PageRange",
     "Pages",
     "Peak",
     "PmapsError",
     "ProcessGone",
+    "Run",
+    "Runs",
     "Selection",
+    "Share",
     "Snapshot",
     "Source",
+    "Spread",
     "Stream",
     "Touched",
     "TouchedMethod",
     "TouchedPages",
     "TouchedRange",
     "TouchedSelection",
+    "Tree",
+    "TreeChange",
     "Undetermined",
     "Unsupported",
     "Unwatched",
@@ -108,25 +122,30 @@ __all__ = [
     "assert_shared",
     "assert_unchanged",
     "cgroup",
+    "checkpoint",
     "diff",
     "dumps",
     "group",
     "held",
+    "include_dir",
     "load",
     "loads",
     "peak",
     "peak_of",
     "record",
+    "run",
     "save",
     "settle",
     "snapshot",
     "stream",
     "touched",
+    "tree",
     "written",
 ]
 
 #: Where the names live, cheapest first: only what needs the engine loads it.
 _MODULES = (
+    "checkpoints",
     "errors",
     "model",
     "counts",
@@ -135,6 +154,7 @@ _MODULES = (
     "snapshots",
     "capture",
     "groups",
+    "trees",
     "streaming",
     "writing",
     "touching",
@@ -144,6 +164,8 @@ _MODULES = (
     "cgroups",
     "files",
     "recordings",
+    "moments",
+    "running",
     "assertions",
     "growth",
 )

@@ -47,6 +47,7 @@ __all__ = [
     "heap_bytes",
     "migrated",
     "probe",
+    "program_path",
     "purge",
     "require_engine",
     "same_mm",
@@ -94,6 +95,7 @@ class Request:
     ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
     ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
     ``young`` asks for Y of each page, where page tables can be read.
+    ``thread`` is one of its threads to look through, where its first has ended.
     """
 
     pid: int = 0
@@ -103,6 +105,7 @@ class Request:
     max_pages: int = 0
     stopper: int = -1
     young: bool = False
+    thread: int = 0
     tick: Tick | None = None
 
 
@@ -170,10 +173,15 @@ def require_engine() -> None:
 
 def tracer_path() -> str:
     """The program that holds a target still; it lies beside the engine."""
+    return program_path("pmaps-tracer")
+
+
+def program_path(name: str) -> str:
+    """One of our programs."""
     require_engine()
     from . import _engine
 
-    return os.path.join(os.path.dirname(str(_engine.__file__)), "pmaps-tracer")
+    return os.path.join(os.path.dirname(str(_engine.__file__)), name)
 
 
 # ---- errors
@@ -226,6 +234,8 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
     if stage == lib.PM_AT_REQUEST:
         raise ValueError("addresses to capture are whole pages, in order, and do not overlap")
+    if code in (errno.EMFILE, errno.ENFILE):
+        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if stage == lib.PM_AT_PROC:
         raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
     if code == 10005:
@@ -234,8 +244,6 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Cancelled(f"{who}: the capture was cancelled")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
-    if code in (errno.EMFILE, errno.ENFILE):
-        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if code == errno.ENOMEM:
         raise MemoryError(f"{who}: not enough memory to capture it in")
     raise PmapsError(f"{who}: {detail or 'capture'}: {os.strerror(code)}")
@@ -325,7 +333,7 @@ def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
     asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
     asked.extents, asked.n_extents = extents, len(request.extents)
     asked.max_pages, asked.stopper = request.max_pages, request.stopper
-    asked.young = request.young
+    asked.young, asked.thread = request.young, request.thread
     handle = ffi.new_handle(ticker)
     if ticker:
         asked.tick, asked.tick_arg = lib.pm_python_tick, handle

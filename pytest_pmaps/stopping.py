@@ -20,7 +20,14 @@ from pathlib import Path
 from ._native import Columns, NotStopped, Request, tracer_path
 from .errors import AccessDenied, PmapsError, Unsupported
 
-__all__ = ["capture_stopped", "tracer"]
+__all__ = [
+    "capture_stopped",
+    "end_program",
+    "may_trace_all",
+    "start_program",
+    "tracer",
+    "why_denied",
+]
 
 _CAP_SYS_PTRACE = 19
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -63,35 +70,32 @@ def tracer(pid: int) -> Iterator[tuple[int, int]]:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            child = _spawn(pid, theirs.fileno())
+            child = start_program("tracer", tracer_path(), str(pid), stdin=theirs.fileno())
         try:
             yield child, ours.fileno()
         finally:
-            _end(child, ours)
+            end_program(child, ours)
     finally:
         ours.close()
 
 
-def _spawn(pid: int, stdin: int) -> int:
-    """Start the tracer.  Not through subprocess, which tests patch; and fork() would make all
-    of our memory shared, which is what others measure.
+def start_program(what: str, path: str, *args: str, stdin: int) -> int:
+    """Start one of our programs.  Not through subprocess, which tests patch; and fork() would
+    make all of our memory shared, which is what others measure.
     """
     __tracebackhide__ = True
-    path = tracer_path()
     null = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_WRONLY, 0) for n in (1, 2)]
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *null]
     # Until it has turned its back on the terminal.
     held_back = [signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP]
     try:
-        return os.posix_spawn(
-            path, [path, str(pid)], {}, file_actions=actions, setsigmask=held_back
-        )
+        return os.posix_spawn(path, [path, *args], {}, file_actions=actions, setsigmask=held_back)
     except OSError as exc:
-        raise Unsupported(f"the tracer, {path}, cannot be run: {exc.strerror}") from None
+        raise Unsupported(f"the {what}, {path}, cannot be run: {exc.strerror}") from None
 
 
-def _end(child: int, ours: socket.socket) -> None:
-    """Tell the tracer to let go, and wait for its end; for that of no other child."""
+def end_program(child: int, ours: socket.socket) -> None:
+    """Tell one of our programs to let go, and wait for its end; for that of no other child."""
     with suppress(OSError):
         # Not only close(): a process that was forked meanwhile may have the socket, too.
         ours.shutdown(socket.SHUT_RDWR)
@@ -131,7 +135,7 @@ def _explained(pid: int, code: int, own_tracer: int) -> PmapsError:
     if code == errno.EDEADLK:
         return PmapsError(_OURSELVES)
     if code == errno.EPERM:
-        return AccessDenied(f"{who} may not be stopped: {_why_denied(pid, own_tracer)}")
+        return AccessDenied(f"{who} may not be stopped: {why_denied(pid, own_tracer)}")
     if code == errno.ENOSYS:
         return Unsupported(
             "ptrace is forbidden here (a sandbox, or a seccomp filter): no stop=True"
@@ -143,13 +147,14 @@ def _explained(pid: int, code: int, own_tracer: int) -> PmapsError:
     return PmapsError(f"{who} was not stopped: {os.strerror(code)}")
 
 
-def _why_denied(pid: int, own_tracer: int) -> str:
+def why_denied(pid: int, own_tracer: int) -> str:
+    """Why the kernel lets nobody trace a process, where it said no."""
     other = _traced_by(pid) - {0, own_tracer}
     if other:
         names = " and ".join(f"process {n} ({_comm(n)})" for n in sorted(other))
         return f"{names} traces it already; only one can"
     scope = _read(_YAMA)
-    if scope in _SCOPES and not _may_trace_all():
+    if scope in _SCOPES and not may_trace_all():
         return f"{_YAMA} is {scope}: {_SCOPES[scope]}"
     return "a security module or a container's profile forbids it (AppArmor, SELinux, seccomp)"
 
@@ -187,7 +192,8 @@ def _is_stuck(task: Path) -> bool:
     return _read(task / "stat").rpartition(")")[2].split()[:1] == ["D"]
 
 
-def _may_trace_all() -> bool:
+def may_trace_all() -> bool:
+    """Whether this process has CAP_SYS_PTRACE."""
     lines = _read(Path("/proc/self/status")).splitlines()
     (effective,) = (int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
     return bool(effective >> _CAP_SYS_PTRACE & 1)

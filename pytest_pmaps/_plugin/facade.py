@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, Protocol
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from .. import (
     assertions,
@@ -12,15 +13,21 @@ from .. import (
     growth,
     holding,
     peaks,
+    running,
     settling,
     snapshots,
     touching,
     writing,
 )
 from ..groups import Group
+from ..moments import Run
 from ..snapshots import Snapshot
+from ..trees import Tree
 
-__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot"]
+__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot", "TakeTree"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class TakeSnapshot(Protocol):
@@ -39,12 +46,29 @@ class TakeGroup(Protocol):
         """Capture several processes, as :func:`pytest_pmaps.group` does, and keep them."""
 
 
+class TakeTree(Protocol):
+    """What ``pmaps.tree`` is."""
+
+    def __call__(
+        self, target: object = None, *, missing: Literal["raise", "skip"] = "raise"
+    ) -> Tree:
+        """Capture a process and its descendants, as :func:`pytest_pmaps.tree` does; keep them."""
+
+
 class Pmaps:
     """The library in one object; snapshots taken through it are kept for the report."""
 
-    def __init__(self, snapshot: TakeSnapshot, group: TakeGroup) -> None:
+    def __init__(
+        self,
+        snapshot: TakeSnapshot,
+        group: TakeGroup,
+        tree: TakeTree,
+        note: Callable[[Snapshot], None],
+    ) -> None:
         self.snapshot = snapshot
         self.group = group
+        self.tree = tree
+        self.run = _noting(running.run, note)
 
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
@@ -62,3 +86,28 @@ class Pmaps:
     assert_not_mapped = staticmethod(assertions.assert_not_mapped)
     assert_shared = staticmethod(assertions.assert_shared)
     assert_unchanged = staticmethod(assertions.assert_unchanged)
+
+
+def _noting(run: F, note: Callable[[Snapshot], None]) -> F:
+    """Have what a run captured kept for the report: of the program, not of its children."""
+
+    @functools.wraps(run)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            result = run(*args, **kwargs)
+        except Exception as exc:  # a TimeoutExpired has what was seen until then
+            _note_run(getattr(exc, "run", None), note)
+            raise
+        for each in (result,) if isinstance(result, Run) else result:
+            _note_run(each, note)
+        return result
+
+    return cast("F", noted)
+
+
+def _note_run(run: Run | None, note: Callable[[Snapshot], None]) -> None:
+    own = [m.snapshot for m in run.moments if m.pid == run.pid] if run else []
+    for snapshot in own:
+        if snapshot is not None:
+            note(snapshot)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_pmaps._native import tracer_path
+from pytest_pmaps._native import program_path
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,12 @@ def test_entry_points(group: str, name: str, value: str) -> None:
     entry.load()
 
 
-def test_the_tracer_is_installed() -> None:
-    """Beside the engine, and may be run; by hand, it says how it is meant."""
-    run = subprocess.run([tracer_path()], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["pmaps-tracer", "pmaps-follower", "pmaps-launch"])
+def test_the_programs_are_installed(name: str) -> None:
+    """Beside the engine, and may be run; by hand, each says how it is meant."""
+    run = subprocess.run(
+        [program_path(name)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
 
     assert run.returncode == 2
     assert "pytest-pmaps starts this program" in run.stderr

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ENGINE = "pytest_pmaps/_engine.abi3.so"
-TRACER = "pytest_pmaps/pmaps-tracer"
+PROGRAMS = [f"pytest_pmaps/pmaps-{name}" for name in ("tracer", "follower", "launch")]
+HEADER = "pytest_pmaps/include/pmaps_checkpoint.h"
 
 
 def test_one_wheel_serves_every_python_from_3_11(wheel: Path) -> None:
@@ -39,14 +40,15 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     top = {PurePosixPath(name).parts[0] for name in names}
 
     assert {name for name in top if not name.endswith(".dist-info")} == {"pytest_pmaps"}
-    assert {ENGINE, TRACER, "pytest_pmaps/py.typed"} <= set(names)
-    assert [name for name in names if name.endswith((".c", ".h", ".pyc"))] == []
+    assert {ENGINE, *PROGRAMS, HEADER, "pytest_pmaps/py.typed"} <= set(names)
+    assert [name for name in names if name.endswith((".c", ".h", ".pyc"))] == [HEADER]
 
 
-def test_the_tracer_may_be_run(wheel: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_programs_may_be_run(wheel: Path, program: str) -> None:
     """By everyone: it is a program, and pip keeps its mode."""
     with zipfile.ZipFile(wheel) as archive:
-        mode = archive.getinfo(TRACER).external_attr >> 16
+        mode = archive.getinfo(program).external_attr >> 16
 
     assert mode & 0o777 == 0o755
 

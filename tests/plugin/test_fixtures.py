@@ -39,6 +39,25 @@ def test_given(pmaps, number):
     result.assert_outcomes(passed=2)
 
 
+def test_a_run_is_in_the_report(run: Run) -> None:
+    """What it captured of its program is kept; the program is gone, which is said."""
+    result = run(
+        """
+def test_it(pmaps):
+    result = pmaps.run(["sleep", "0"])
+    assert result.at["exit"].anonymous == 0
+
+def test_timeout(pmaps):
+    pmaps.run(["sleep", "30"], timeout=0.2)
+"""
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        ["*process * (sleep) since the test's first snapshot:*", "*TimeoutExpired*"]
+    )
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
 def test_facade(run: Run) -> None:
     """``pmaps`` has the library's functions; what it loads and saves is the same."""
     result = run(

@@ -20,7 +20,7 @@ def test_yama(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scope: str, says:
     setting = tmp_path / "ptrace_scope"
     setting.write_text(f"{scope}\n")
     monkeypatch.setattr(stopping, "_YAMA", setting)
-    monkeypatch.setattr(stopping, "_may_trace_all", lambda: False)
+    monkeypatch.setattr(stopping, "may_trace_all", lambda: False)
     error = stopping._explained(os.getpid(), errno.EPERM, 0)
     assert isinstance(error, AccessDenied)
     assert f"{setting} is {scope}: " in str(error)
@@ -36,7 +36,7 @@ def test_yama_is_not_blamed_for_what_it_allows(
     if scope is not None:
         setting.write_text(f"{scope}\n")
     monkeypatch.setattr(stopping, "_YAMA", setting)
-    monkeypatch.setattr(stopping, "_may_trace_all", lambda: scope == "1")
+    monkeypatch.setattr(stopping, "may_trace_all", lambda: scope == "1")
     error = str(stopping._explained(os.getpid(), errno.EPERM, 0))
     assert str(setting) not in error
     assert "security module" in error

@@ -1,0 +1,108 @@
+"""A follower's life: ``pmaps-follower``, which holds a process where it can be captured.
+
+It is a process of its own for the same reason as the tracer: whoever traces a process sees its
+stops in wait().
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import NamedTuple
+
+from ._native import program_path
+from .errors import AccessDenied, PmapsError, Unsupported
+from .stopping import end_program, start_program, why_denied
+
+__all__ = ["Event", "Follower"]
+
+_WORD = struct.Struct("=6i")  # struct word of follower.c
+_PATIENCE = 10.0  # for an answer that takes microseconds
+
+
+class Event(NamedTuple):
+    """What the follower tells; see ``struct word`` in follower.c."""
+
+    what: str
+    pid: int
+    other: int
+    value: int
+    late: int
+    hold: int
+
+
+class Follower:
+    """A follower that has been started, and the socket to it."""
+
+    def __init__(self) -> None:
+        # Datagrams, and an end: a word is one of them, and a follower that dies is heard.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                path = program_path("pmaps-follower")
+                self.pid = start_program("follower", path, stdin=theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        self._socket = ours
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Readable when there is an event."""
+        return self._socket.fileno()
+
+    def follow(self, pid: int, *, tree: bool) -> None:
+        """Have a process followed, which waits meanwhile; raises where that is refused."""
+        __tracebackhide__ = True
+        self._socket.settimeout(_PATIENCE)
+        self._say("a", pid, int(tree))
+        event = self.hear()
+        self._socket.settimeout(None)
+        code = event.value if event and event.what == "a" else errno.EPIPE
+        if code:
+            raise _explained(pid, code, self.pid)
+
+    def let_go(self, event: Event) -> None:
+        """Let a process that is held go on."""
+        self._say("g", event.pid, 0, event.hold)
+
+    def hear(self) -> Event | None:
+        """The next event; None where there will be none, because it has ended."""
+        try:
+            got = self._socket.recv(_WORD.size)
+        except OSError:
+            return None
+        if len(got) != _WORD.size:
+            return None
+        what, *rest = _WORD.unpack(got)
+        return Event(chr(what), *rest)
+
+    def close(self) -> None:
+        """All that it follows is let go, and it has ended."""
+        if not self._closed:
+            self._closed = True
+            try:
+                end_program(self.pid, self._socket)
+            finally:
+                self._socket.close()
+
+    def _say(self, what: str, pid: int, value: int, hold: int = 0) -> None:
+        try:
+            self._socket.send(_WORD.pack(ord(what), pid, 0, value, 0, hold), socket.MSG_NOSIGNAL)
+        except OSError:
+            return  # it has ended, which hear() tells
+
+
+def _explained(pid: int, code: int, own_tracer: int) -> PmapsError:
+    without = "trace=False works without, for all but the moments exec and exit"
+    if code == errno.EPERM:
+        return AccessDenied(
+            f"the program may not be followed: {why_denied(pid, own_tracer)}; {without}"
+        )
+    if code == errno.ENOSYS:
+        return Unsupported(f"ptrace is forbidden here (a sandbox, or a seccomp filter); {without}")
+    if code == errno.EPIPE:
+        return PmapsError(f"the program was not followed: the follower was killed; {without}")
+    return PmapsError(f"the program was not followed: {os.strerror(code)}; {without}")
