@@ -42,24 +42,23 @@ _BLOCK = 16
 
 @dataclass(frozen=True, slots=True)
 class _Witness:
-    """One way to see growth.  Less than ``floor`` in a round, or ``rate`` a call, is noise."""
+    """One way to see growth.  As much as ``floor`` in the first full round is noise."""
 
     name: str
     unit: int  # what one of it holds at least, in bytes
     floor: int
-    rate: float
 
-    def noise(self, calls: int, tolerance: int) -> float:
-        """How much of it a round may grow by."""
-        return max(self.floor, calls * self.rate, calls * tolerance / self.unit)
+    def noise(self, rounds: float, tolerance: int) -> float:
+        """How much of it may grow in calls for so many rounds, with bytes that are allowed."""
+        return max(self.floor * max(1.0, rounds), tolerance / self.unit)
 
 
-_BLOCKS = _Witness("Python objects", _BLOCK, 16, 1 / 20)
-_HEAP = _Witness("of malloc", 1, 2048, 16)
+_BLOCKS = _Witness("Python objects", _BLOCK, 16)
+_HEAP = _Witness("of malloc", 1, 2048)
 
 
 def _pages(metric: str) -> _Witness:
-    return _Witness(f"of {metric} memory", 1, 2 * mmap.PAGESIZE, mmap.PAGESIZE / 50)
+    return _Witness(f"of {metric} memory", 1, 2 * mmap.PAGESIZE)
 
 
 class _Level(NamedTuple):
@@ -191,20 +190,19 @@ class _Trial:
         return all(self._at_most(w, done) <= 0 for w in range(len(done.grown)))
 
     def _shrank(self, done: _Round) -> bool:
-        return any(
-            lo < -witness.noise(done.calls, 0)
-            for (lo, _), witness in zip(done.grown, self.meter.witnesses, strict=True)
-        )
+        return any(lo < -self._noise(w, done) for w, (lo, _) in enumerate(done.grown))
 
     def _at_most(self, w: int, done: _Round) -> float:
         """How much beyond noise a round may have grown by."""
         hi = done.grown[w][1]
-        noise = self.meter.witnesses[w].noise(done.calls, self.tolerance)
-        return float("inf") if hi is None else hi - noise
+        return float("inf") if hi is None else hi - self._noise(w, done)
 
     def _grew(self, w: int, done: _Round) -> bool:
-        noise = self.meter.witnesses[w].noise(done.calls, self.tolerance)
-        return done.grown[w][0] > noise
+        return done.grown[w][0] > self._noise(w, done)
+
+    def _noise(self, w: int, done: _Round) -> float:
+        rounds = done.calls / self.calls
+        return self.meter.witnesses[w].noise(rounds, done.calls * self.tolerance)
 
     def _leaks(self) -> list[int]:
         """The witnesses that saw growth that goes on."""
@@ -303,10 +301,9 @@ def assert_no_growth(
     rate are a failure, eight while all calls took less than a second: what grows and then no more
     is a cache, a module or an arena, and passes.
 
-    Less than 16 blocks or one in 20 calls, 2 KiB or 16 B a call of malloc, two pages or one in
-    50 calls count as no growth; ``calls`` says how small a leak is seen.  ``tolerance`` allows so
-    many bytes a call.  ``settle`` runs :func:`~pytest_pmaps.settle` before measuring, with a hook
-    if it is one; False does not.
+    As little as 16 blocks, 2 KiB of malloc or two pages in ``calls`` calls counts as no growth, so
+    that more calls see smaller leaks.  ``tolerance`` allows so many bytes a call.  ``settle`` runs
+    :func:`~pytest_pmaps.settle` before measuring, with a hook if it is one; False does not.
 
     Raises FootprintError, whose first line says what grows by how much and where; Undetermined
     where ``timeout`` seconds do not decide it; whatever ``fn`` raises; Unsupported, AccessDenied

@@ -27,18 +27,25 @@ _COUNTERS = 3
 _FAULTS, _AROUND = 65, 16
 
 
-def slack(threads: int = 1) -> int:
-    """By how many bytes VmHWM may be off here, either way.
+class Slack(NamedTuple):
+    """In bytes: how much less than VmHWM the peak may be, and how much more."""
+
+    less: int
+    more: int
+
+
+def slack(threads: int = 1) -> Slack:
+    """By how much VmHWM may be off here.
 
     Since Linux 6.2 the counters are ``percpu_counter``s: each CPU holds back less than
-    max(32, 2 * CPUs) pages of each.  Before, each thread did (SPLIT_RSS_COUNTING); as kernels
-    were patched, both are reckoned with there.
+    max(32, 2 * CPUs) pages of each, more or less than there are.  Before, each thread held back
+    what it brought in (SPLIT_RSS_COUNTING), and the counters only lagged; as kernels were patched,
+    both are reckoned with there.
     """
     cpus = os.cpu_count() or 1
     pages = _COUNTERS * cpus * (max(32, 2 * cpus) - 1)
-    if _release() < (6, 2):
-        pages = max(pages, threads * _FAULTS * _AROUND)
-    return pages * mmap.PAGESIZE
+    more = pages if _release() >= (6, 2) else max(pages, threads * _FAULTS * _AROUND)
+    return Slack(pages * mmap.PAGESIZE, more * mmap.PAGESIZE)
 
 
 def _release() -> tuple[int, int]:
@@ -54,7 +61,7 @@ class _Moment(NamedTuple):
 
     hwm: int
     rss: tuple[int, int]
-    slack: int
+    slack: Slack
 
 
 class _Process:
@@ -116,7 +123,7 @@ class _Process:
             why = "has exited and has no memory left" if gone else "has no memory of its own"
             raise ProcessGone(f"{self.who} {why}")
         rss, off = int(found["VmRSS"]) << 10, slack(int(found["Threads"]))
-        about = (max(0, rss - off), rss + off)
+        about = (max(0, rss - off.less), rss + off.more)
         return _Moment(int(found["VmHWM"]) << 10, about if exact is None else (exact, exact), off)
 
     def _exact(self) -> int | None:
@@ -179,7 +186,7 @@ class Peak:
         self._seen = 0  # the highest VmHWM in the window, as far as it was read
         self._last = 0  # VmHWM as it was read last
         self._before = 0
-        self._slack = 0
+        self._slack = Slack(0, 0)
         self._no_reset = ""
         self._broken = False
 
@@ -214,7 +221,7 @@ class Peak:
     def _add(self, now: _Moment) -> None:
         """VmHWM was read; it only falls when somebody resets it."""
         self._slack = max(self._slack, now.slack)
-        self._broken |= now.hwm < self._last - self._slack
+        self._broken |= now.hwm < self._last - self._slack.more
         self._last = now.hwm
         self._seen = max(self._seen, now.hwm)
 
@@ -250,9 +257,9 @@ class Peak:
         """The most that was resident at any moment of the block."""
         __tracebackhide__ = True
         end = self._ended
-        lo, hi = max(self._start.rss[0], end.rss[0]), self._seen + self._slack
-        if not self._no_reset or self._seen > self._before + self._slack:
-            lo = max(lo, self._seen - self._slack)
+        lo, hi = max(self._start.rss[0], end.rss[0]), self._seen + self._slack.more
+        if not self._no_reset or self._seen > self._before + self._slack.more:
+            lo = max(lo, self._seen - self._slack.less)
         return self._count(lo, None if self._broken else max(lo, hi), "peak rss")
 
     @property
@@ -307,8 +314,10 @@ class Peak:
         return "<Peak: not ended>" if self._end is None else f"<Peak: {self.rss}>"
 
 
-def _batched(off: int) -> str:
-    return f"the kernel counts in batches, CPU by CPU: up to {format_bytes(off)} either way here"
+def _batched(off: Slack) -> str:
+    less, more = map(format_bytes, off)
+    much = f"{more} either way" if less == more else f"{less} too much, or {more} too little,"
+    return f"the kernel counts in batches: up to {much} here"
 
 
 def peak(target: object = None) -> Peak:
@@ -342,10 +351,10 @@ def peak_of(target: object = None) -> Count:
         now = process.look()
     finally:
         process.close()
-    lo = max(0, now.rss[0], now.hwm - now.slack)
+    lo = max(0, now.rss[0], now.hwm - now.slack.less)
     return Count(
         lo,
-        max(lo, now.hwm + now.slack),
+        max(lo, now.hwm + now.slack.more),
         page_size=mmap.PAGESIZE,
         label="peak rss",
         remedy=_batched(now.slack),

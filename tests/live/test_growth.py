@@ -16,6 +16,7 @@ import importlib
 import io
 import itertools
 import json
+import math
 import mmap
 import os
 import queue
@@ -335,10 +336,10 @@ def test_clean_functions_never_fail(leak: ctypes.CDLL):
 TRIES = int(os.environ.get("PMAPS_GROWTH_TRIES", "10"))
 
 
-def found(fn: Function, match: str) -> str:
+def found(fn: Function, match: str, calls: int = 100) -> str:
     """What is said of a function that leaks."""
     with pytest.raises(FootprintError, match=match) as caught:
-        assert_no_growth(fn)
+        assert_no_growth(fn, calls=calls)
     return str(caught.value)
 
 
@@ -361,6 +362,14 @@ def test_a_hundred_bytes_a_call_in_python():
         found(
             lambda kept=kept: kept.append(bytes(100)), "1 Python object a call|1 Python object and"
         )
+
+
+def test_more_calls_see_smaller_leaks():
+    """An object in forty calls is noise in a hundred, and none in a thousand."""
+    kept: list[bytes] = []
+    fn = numbered(lambda i: kept.append(bytes(100)) if i % 40 == 0 else None)
+    assert_no_growth(fn)
+    found(fn, r"0\.02\d* Python objects a call", calls=1000)
 
 
 def test_a_growing_buffer():
@@ -399,6 +408,18 @@ def test_no_time_to_decide():
     with pytest.raises(Undetermined, match=r"0.3 s were not enough .* give fewer \(calls=\)"):
         assert_no_growth(functools.partial(time.sleep, 0.02), timeout=0.3)
     assert time.monotonic() - began < 20
+
+
+def test_growth_that_slows_down_is_no_leak():
+    """It goes on in every round for long, and ever more slowly."""
+    kept: list[bytes] = []
+
+    def call(i: int) -> None:
+        if math.isqrt(i) ** 2 == i:
+            kept.extend(bytes(50) for _ in range(60))
+
+    assert_no_growth(numbered(call))
+    assert len(kept) > 60 * 200
 
 
 def test_growth_that_slows_down_is_undetermined():
