@@ -321,6 +321,8 @@ PM_API int pm_record(const pm_request *request, int32_t fd, const char *writer, 
  * or does not hold what this version reads. */
 PM_API int pm_replay(const void *data, size_t len, pm_snapshot **out, pm_error *err);
 PM_API void pm_free(pm_snapshot *snapshot);
+/* Frees what lies there, if anything does; for finalizers, as are the two below. */
+PM_API void pm_drop(pm_snapshot *const *snapshot);
 PM_API const pm_header *pm_get_header(const pm_snapshot *snapshot);
 PM_API void pm_get_columns(const pm_snapshot *snapshot, pm_columns *out);
 
@@ -423,6 +425,7 @@ PM_API int pm_written_begin(const pm_extent *extents, size_t n, pm_written **out
  * Given where the window is, so that a caller needs nothing new in the moment in which it ends. */
 PM_API int pm_written_end(pm_written *const *window);
 PM_API void pm_written_free(pm_written *window);
+PM_API void pm_written_drop(pm_written *const *window);
 PM_API int pm_written_method(const pm_written *window);
 /* All that was mapped when it ended, ascending and apart. */
 PM_API void pm_written_regions(const pm_written *window, const pm_region **out, size_t *n);
@@ -481,6 +484,7 @@ PM_API int pm_touched_clear(pm_touched *touched, int32_t fd, int32_t which);
 PM_API int pm_touched_add(pm_touched *touched, const pm_snapshot *begin, const pm_snapshot *end,
                           uint32_t how);
 PM_API void pm_touched_free(pm_touched *touched);
+PM_API void pm_touched_drop(pm_touched *const *touched);
 /* All that was mapped at the end, ascending and apart; states are of pm_touched_state. */
 PM_API void pm_touched_regions(const pm_touched *touched, const pm_region **out, size_t *n);
 /* Adds the pages of [start, end) by state. */

@@ -189,6 +189,12 @@ void pm_free(pm_snapshot *snapshot)
     pm__block_free(snapshot);
 }
 
+void pm_drop(pm_snapshot *const *snapshot)
+{
+    if (*snapshot)
+        pm_free(*snapshot);
+}
+
 const pm_header *pm_get_header(const pm_snapshot *snapshot)
 {
     return &snapshot->header;

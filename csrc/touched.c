@@ -303,6 +303,12 @@ void pm_touched_free(pm_touched *t)
     pm__block_free(t);
 }
 
+void pm_touched_drop(pm_touched *const *touched)
+{
+    if (*touched)
+        pm_touched_free(*touched);
+}
+
 uint64_t pm_touched_moved(const pm_touched *t)
 {
     return t->moved;

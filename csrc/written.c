@@ -389,6 +389,11 @@ void pm_written_free(pm_written *w)
     pm__block_free(w);
 }
 
+void pm_written_drop(pm_written *const *window)
+{
+    pm_written_free(*window);
+}
+
 int pm_written_method(const pm_written *w)
 {
     return w->method;

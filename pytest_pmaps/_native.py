@@ -12,9 +12,10 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from .cached import cached_property
 from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
 from .model import COUNTERS, MAPCOUNT, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
@@ -255,6 +256,8 @@ def _check_proc(pid: int) -> None:
     try:
         ours = os.readlink("/proc/self")
     except OSError as exc:
+        if exc.filename != "/proc/self":
+            raise  # out of a signal handler
         raise Unsupported(f"/proc cannot be read here: {exc.strerror}") from None
     if pid and ours != str(os.getpid()):
         raise Unsupported(
@@ -362,16 +365,11 @@ def _counters(values: Any) -> dict[str, int]:
     return {name: value for name, value in zip(COUNTERS, values, strict=True) if value >= 0}
 
 
-def _free_cell(cell: Any) -> None:
-    if cell[0]:
-        lib.pm_free(cell[0])
-
-
 def _cell() -> Any:
     """Where the engine puts a snapshot.  Freed from the moment it is there: a signal handler that
-    raises runs before the next line does.
+    raises runs before the next line does.  And freed by C, in which no such handler runs.
     """
-    return ffi.gc(ffi.new("pm_snapshot **"), _free_cell)
+    return ffi.gc(ffi.new("pm_snapshot **"), lib.pm_drop)
 
 
 class Prepared:
@@ -868,7 +866,7 @@ class WriteWatch:
     def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
         require_engine()
         _check_proc(0)
-        self._cell = ffi.gc(ffi.new("pm_written **"), _free_written)
+        self._cell = ffi.gc(ffi.new("pm_written **"), lib.pm_written_drop)
         self._errors = ffi.new("pm_error[2]")
         given = ffi.new("pm_extent[]", list(extents))
         self.begin = partial(lib.pm_written_begin, given, len(extents), self._cell, self._errors)
@@ -899,11 +897,6 @@ class WriteWatch:
         return _cut_regions(at[0], n[0], start, end)
 
 
-def _free_written(cell: Any) -> None:
-    if cell[0]:
-        lib.pm_written_free(cell[0])
-
-
 # ---- what a process touched
 
 
@@ -918,7 +911,7 @@ class TouchWatch:
 
     def __init__(self, fd: int, which: int, flush: int) -> None:
         require_engine()
-        self._cell = ffi.gc(ffi.new("pm_touched **"), _free_touched)
+        self._cell = ffi.gc(ffi.new("pm_touched **"), lib.pm_touched_drop)
         if lib.pm_touched_new(flush, self._cell) < 0:
             raise MemoryError("not enough memory for a window")
         self.begin = partial(lib.pm_touched_clear, self._cell[0], fd, which)
@@ -945,11 +938,6 @@ class TouchWatch:
         at, n = ffi.new("pm_region **"), ffi.new("size_t *")
         lib.pm_touched_regions(self._cell[0], at, n)
         return _cut_regions(at[0], n[0], start, end)
-
-
-def _free_touched(cell: Any) -> None:
-    if cell[0]:
-        lib.pm_touched_free(cell[0])
 
 
 def _cut_regions(at: Any, n: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
 from ._native import Columns, Member, Request, cpu_time, migrated, same_mm, union
+from .cached import cached_property
 from .capture import pid_of
 from .counts import Count
 from .errors import AccessDenied, NoSuchMapping, PmapsError, ProcessGone

@@ -8,9 +8,9 @@ parts of mappings only pages can be counted.  Either way the result is a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 from ._native import Columns, Interval, MappingInfo, Window
+from .cached import cached_property
 from .counts import Count
 from .model import Depth, Fact, Kind, PageRange, Source
 

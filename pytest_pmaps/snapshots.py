@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
-from functools import cached_property
 from itertools import pairwise
 
 from ._native import Columns, MappingInfo, ObjectInfo, Window
+from .cached import cached_property
 from .delta import Delta, check_same_process
 from .errors import NoSuchMapping, undetermined
 from .extents import (

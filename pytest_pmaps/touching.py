@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from types import TracebackType
 from typing import Literal, Self
+from weakref import WeakSet
 
 from . import aging
 from ._native import Columns, Prepared, Request, TouchWatch, Window, cpu_time, probe
 from .aging import Aging, Keeps, Look
+from .cached import cached_property
 from .capture import listener, pid_of
 from .counts import Count
 from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
@@ -260,8 +261,10 @@ def _referenced(columns: Columns) -> dict[tuple[object, ...], int]:
 # ---- windows
 
 
+_INTERRUPTED = "another window was interrupted while it began"
+
 #: Windows that are open, by process: what one clears, others have to be told before.
-_open: dict[tuple[int, int], list[Touched]] = {}
+_open: dict[tuple[int, int], WeakSet[Touched]] = {}
 _lock = threading.RLock()
 
 
@@ -292,6 +295,8 @@ class Touched:
         self._process: _Process | None = None
         self._told: _Told
         self._begin: Columns
+        #: Whether somebody has cleared what this window would have to be told.
+        self._lost = False
         self._before: Look
         self._end: Callable[[], int]
         self._snapshot: Snapshot | None = None
@@ -317,23 +322,38 @@ class Touched:
         self._ending = Prepared(_request(process.pid))
         self._end = self._ending.call
         with _lock:
-            others = _open.setdefault(process.key, [])
+            others = _open.setdefault(process.key, WeakSet())
             idle = process.idle() if others else None
             self._before = aging.look()
             asked = _request(process.pid) if others else _presence(process.pid)
             self._begin = Columns.capture(asked)
+            untold = self._about_to_clear(others)
             code = watch.begin()
             if code:
+                for other, lost in untold.items():
+                    other._lost = lost
                 raise _refused(process, -code)
             if others:  # else nothing more: what we touch from here on is touched
-                self._tell(others, aging.look(), idle is not None and idle == process.idle())
-            others.append(self)
+                ran = idle is None or idle != process.idle()
+                self._tell(untold, aging.look(), ("it ran while another window began",) * ran)
+            others.add(self)
 
-    def _tell(self, others: list[Touched], after: Look, idle: bool) -> None:
+    @staticmethod
+    def _about_to_clear(others: WeakSet[Touched]) -> dict[Touched, bool]:
+        """From here on until they are told, the others have lost what they knew: Ctrl-C may come
+        between.  Gives which of them had lost it before.
+        """
+        untold = {other: other._lost for other in others}
+        for other in untold:
+            other._lost = True
+        return untold
+
+    def _tell(self, untold: dict[Touched, bool], after: Look, broken: tuple[str, ...]) -> None:
         """What this window has cleared, the others have been told before."""
-        for other in others:
-            other._add(self._begin, after, () if idle else ("it ran while another window began",))
+        for other, lost in untold.items():
+            other._add(self._begin, after, (*broken, *((_INTERRUPTED,) * lost)))
             other._begin, other._before, other._flush = self._begin, self._before, self._flush
+            other._lost = False
 
     def _add(self, end: Columns, after: Look, broken: tuple[str, ...] = ()) -> None:
         assert self._process is not None
@@ -370,9 +390,12 @@ class Touched:
 
     def _close(self, process: _Process) -> None:
         """Nobody tells it anything any more.  A forked child only lets go of its descriptors."""
-        with _lock, suppress(KeyError, ValueError):
-            _open[process.key].remove(self)
+        self._take_out(process)
         process.close()
+
+    def _take_out(self, process: _Process) -> None:
+        with _lock, suppress(KeyError):
+            _open[process.key].remove(self)
 
     def _finish(self, process: _Process, code: int) -> None:
         __tracebackhide__ = True
@@ -388,9 +411,11 @@ class Touched:
                 f"process {process.pid} replaced its program (exec) in the window, or ended"
             )
         with _lock:
-            self._add(end, after)
+            self._add(end, after, (_INTERRUPTED,) * self._lost)
+            self._take_out(process)
+            self._begin = end  # that of the beginning is not needed any more
         self._snapshot = Snapshot(end)
-        del self._begin, self._ending, self._end
+        del self._ending, self._end
 
     # ---- how it was done
 

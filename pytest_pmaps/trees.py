@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ._native import Window
+from .cached import cached_property
 from .capture import pid_of
 from .counts import Count
 from .delta import Delta

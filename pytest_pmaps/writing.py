@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from types import TracebackType
 from typing import Self, TypeVar
 
 from ._native import Window, WriteWatch
+from .cached import cached_property
 from .capture import snapshot
 from .counts import Count
 from .errors import AccessDenied, NoSuchMapping, PmapsError, Unsupported
@@ -205,6 +205,7 @@ class Written:
     def __init__(self, select: Selector | None, of: object) -> None:
         self._select = select
         self._of = of
+        self._of_one = of is not None
         self._watch: WriteWatch | None = None
         self._end: Callable[[], int]
         self._snapshot: Snapshot | None = None
@@ -218,6 +219,7 @@ class Written:
         if self._watch is not None:
             raise ValueError("a window is for one with block: begin another one with written()")
         self._extents = self._chosen()
+        self._of = None  # or it would live as long as this does
         watch = WriteWatch(self._extents)
         self._end = watch.end
         self._watch = watch
@@ -352,7 +354,7 @@ class Written:
     @cached_property
     def _all(self) -> WrittenSelection:
         watch, taken = self._ended
-        if not self._part and self._of is None:
+        if not self._part and not self._of_one:
             return WrittenSelection(watch, Selection(taken, taken.windows, ""))
         windows = tuple(w for extent in self._extents for w in taken.columns.windows(*extent))
         asked = sum(end - start for start, end in self._extents)

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import zlib
@@ -896,3 +897,64 @@ def test_a_kernel_thread():
         pytest.skip("kernel threads are hidden here")
     with pytest.raises(ProcessGone, match="kernel thread"), touched(2):
         pass
+
+
+# ---- interrupted, in threads
+
+
+def test_a_window_that_is_interrupted_while_it_begins():
+    """It may have cleared what the one around it would have said: that is open then, never 0."""
+    code = """
+        import ctypes, mmap, random, signal, time
+        from pytest_pmaps import touched
+        page, n = mmap.PAGESIZE, 64
+        memory = mmap.mmap(-1, n * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory[: n * page] = b"x" * n * page
+        where = (ctypes.addressof(ctypes.c_char.from_buffer(memory)), n * page)
+        def stop(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, stop)
+        chance, interrupted, wrong = random.Random(1), 0, []
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            with touched() as outer:
+                for at in range(0, n * page, page):
+                    memory[at]
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0005 + chance.random() * 0.015)
+                    with touched():
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    interrupted += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            count = outer.of(where).touched
+            if count.bounds[1] < n:
+                wrong.append((count.bounds, outer.reasons))
+        assert interrupted >= 5, interrupted
+        assert not wrong, wrong[0]
+    """
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_windows_in_threads():
+    """They end while others begin, and each has an answer."""
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(15):
+                with touched() as window:
+                    pass
+                assert window.touched.bounds[0] is not None
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []

@@ -848,3 +848,59 @@ def test_assertions_take_it():
     with pytest.raises(FootprintError, match="without its first page"):
         assert_at_most(w.of(part), 1, "written")
     assert w.of(part, edges="exclude").written == 1
+
+
+def test_the_object_is_not_kept():
+    """Or freeing it in the window would free nothing."""
+    data = bytearray(8 << 20)
+    before = sys.getrefcount(data)
+    with written(of=data) as w:
+        assert sys.getrefcount(data) == before
+        data[0] = 1
+    assert sys.getrefcount(data) == before
+    assert w.of(data).written >= 1
+
+
+def test_a_child_is_not_held_up_by_what_threads_were_doing():
+    """Forked while one asks a window, it begins and asks a window of its own."""
+    code = """
+        import os, threading, time
+        from pytest_pmaps import written
+        data, over = bytearray(1 << 20), threading.Event()
+        def ask():
+            while not over.is_set():
+                with written(of=data) as w:
+                    data[1] = 1
+                w.of(data).written
+                w.written
+        def child():
+            with written(of=data) as w:
+                data[1] = 1
+            os._exit(0 if w.of(data).written >= 1 else 1)
+        with written(of=data):
+            pass
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        hung = 0
+        for _ in range(120):
+            time.sleep(0.003)
+            pid, until = os.fork(), time.monotonic() + 20
+            if pid == 0:
+                child()
+            while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+                if time.monotonic() > until:
+                    os.kill(pid, 9)
+                    hung += 1
+                time.sleep(0.001)
+            assert not os.WIFEXITED(done[1]) or os.WEXITSTATUS(done[1]) == 0
+            if hung:
+                break
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert hung == 0
+    """
+    command = [sys.executable, "-P", "-W", "ignore", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    assert done.returncode == 0, done.stderr
