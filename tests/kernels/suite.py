@@ -32,6 +32,7 @@ MORE = {
         "tests/live/test_objects.py",
         "tests/live/test_pte_real.py",
         "tests/live/test_pte_rights.py",
+        "tests/live/test_running.py",
         "tests/live/test_targets.py",
         "tests/live/test_touched.py",
         "tests/live/test_unprivileged.py",
