@@ -26,7 +26,7 @@ from .errors import PmapsError, ProcessGone
 from .following import Event, Follower
 from .launching import ADDR_NO_RANDOMIZE
 from .model import Depth
-from .moments import Child, Moment, Moments, Peak, returncode_of
+from .moments import TRACED, Child, Moment, Moments, Peak, returncode_of
 from .snapshots import Snapshot
 
 __all__ = ["Listener", "Process", "Watch"]
@@ -320,7 +320,9 @@ class Watch:
     def _exiting(self, process: Process, event: Event) -> None:
         assert self._follower is not None
         moment = None
-        if self._has_anothers_memory(process):
+        if process is self.root and not process.executed:
+            process.missed["exit"] = "it ended before it became the program"
+        elif self._has_anothers_memory(process):
             process.missed["exit"] = f"it ended in the memory of process {process.ppid}, as vfork()"
         else:
             self._look(process, final=True, thread=event.other)
@@ -357,10 +359,10 @@ class Watch:
 
     def _late(self, event: Event) -> None:
         """It went on before it was captured, and what was captured may be of any moment."""
-        reason = (
-            f"process {event.pid} was let go before it was captured: that took too long, or this "
-            "process was stopped meanwhile"
-        )
+        why = "that took too long, or this process was stopped meanwhile"
+        reason = f"process {event.pid} was let go before it was captured: {why}"
+        if event.value:
+            reason = f"process {event.pid} was killed while it was captured"
         self.notes.append(reason)
         if event.hold not in self._held:
             return
@@ -395,6 +397,9 @@ class Watch:
                 asking.send(b"y" if done else b"n", socket.MSG_NOSIGNAL)
 
     def _checkpoint(self, asking: socket.socket, pid: int, name: str) -> bool:
+        if name in TRACED:
+            self.notes.append(f"process {pid} calls a checkpoint {name!r}: that is a moment's name")
+            return False
         if not self._is_ours(pid):
             reason = f"process {pid} asked, which is none of the run's, or no longer known as one"
             self.checkpoints.append(Moment(pid, name, self._seconds(), None, reason))

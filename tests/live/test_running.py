@@ -25,12 +25,13 @@ from pytest_pmaps import Depth, NoSuchMoment, PmapsError, Run, run
 PATIENCE = 30.0
 BALLAST = 3 << 20  # that ender touches
 MIB = 1 << 20
+ENDER_FLAGS = ("-pthread", "-I", pytest_pmaps.include_dir())
 
 
 @pytest.fixture(scope="session", params=["dynamic", "static"])
 def ender(public: Path, request: pytest.FixtureRequest) -> Path:
     """The program that ends as it is told to."""
-    flags = ["-pthread", *(["-static"] if request.param == "static" else [])]
+    flags = [*ENDER_FLAGS, *(["-static"] if request.param == "static" else [])]
     try:
         return targets.build("ender", public, flags=flags, output=f"ender-{request.param}")
     except subprocess.CalledProcessError:
@@ -42,7 +43,7 @@ def ender(public: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def dynamic(public: Path) -> Path:
     """It, as most programs are."""
-    return targets.build("ender", public, flags=["-pthread"], output="ender-dynamic")
+    return targets.build("ender", public, flags=ENDER_FLAGS, output="ender-dynamic")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -701,7 +702,7 @@ def test_leak_sanitizer(public: Path, flags: list[str]):
     """It fails under ptrace, and the run says that this may be why the program did."""
     name = f"ender{'-'.join(flags)}"
     try:
-        program = targets.build("ender", public, flags=["-pthread", *flags], output=name)
+        program = targets.build("ender", public, flags=[*ENDER_FLAGS, *flags], output=name)
     except subprocess.CalledProcessError:
         pytest.skip(f"needs a compiler with {' '.join(flags)}")
     traced = run([program, "exit", "0"], stderr=subprocess.PIPE)

@@ -1,7 +1,7 @@
 /* Ends in the way that it is told to: ender WAY [ARGUMENT...]
  *
  * Before that it touches 3 MiB of anonymous memory, as PATTERN, so that whether a capture at its
- * end saw all of it can be told.
+ * end saw all of it can be told.  Compiled with -I for the installed pmaps_checkpoint.h.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../../csrc/pmaps_checkpoint.h"
+#include "pmaps_checkpoint.h"
 
 #define BALLAST (3 << 20)
 
