@@ -619,11 +619,15 @@ r = p.run([sys.argv[1], "grandchildren", "5"], follow=True)
 assert [c.returncode for c in r.children] == [0, 1, 2, 3, 4] and len(r.children[0].at) == 1
 r = p.run([sys.argv[1], "checkpoint", "x"], aslr=False)
 assert r.returncode == 0 and "x" in r.at
+if len(sys.argv) > 2:
+    r = p.run([sys.argv[1], "undumpable", "7"], timeout=20)
+    assert r.returncode == 7 and list(r.at) == ["exec"] and r.moments[1].reason, r
+    assert r.moments[1].seconds < 0.9 and r.peak_rss >= 512, r
 print("well")
 """
 
 
-def said_as_nobody(code: str, *args: Path) -> str:
+def said_as_nobody(code: str, *args: object) -> str:
     """What a script says as an ordinary user."""
     command = [*as_nobody(), unprivileged_python(), "-P", "-c", code, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
@@ -633,7 +637,7 @@ def said_as_nobody(code: str, *args: Path) -> str:
 
 def test_as_nobody(dynamic: Path):
     """Own children need no privilege."""
-    assert said_as_nobody(NOBODY, dynamic) == "well\n"
+    assert said_as_nobody(NOBODY, dynamic, "undumpable") == "well\n"
 
 
 def test_in_a_user_and_pid_namespace(dynamic: Path):
