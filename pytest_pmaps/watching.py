@@ -243,10 +243,13 @@ class Watch:
 
     # ---- capturing
 
-    def _capture(self, process: Process, name: str, depth: Depth, thread: int = 0) -> Moment:
+    def _capture(
+        self, process: Process, name: str, depth: Depth, *, held: bool = False, thread: int = 0
+    ) -> Moment:
         seconds = self._seconds()
         try:
-            snapshot = Snapshot(Columns.capture(Request(process.pid, depth, thread=thread)))
+            request = Request(process.pid, depth, held=held, thread=thread)
+            snapshot = Snapshot(Columns.capture(request))
         except ProcessGone as exc:
             if name == "sample":
                 self._over = True
@@ -311,11 +314,8 @@ class Watch:
                 self.aslr = _aslr(int(_read(f"/proc/{process.pid}/personality"), 16))
         moment = None
         if "exec" in self._at:
-            moment = self._capture(process, "exec", self._depth)
-        self._follower.let_go(event)
-        self._held[event.hold] = (process, moment)
-        if moment:
-            self._keep(process, moment)
+            moment = self._capture(process, "exec", self._depth, held=True)
+        self._let_go(process, event, moment)
 
     def _exiting(self, process: Process, event: Event) -> None:
         assert self._follower is not None
@@ -327,11 +327,12 @@ class Watch:
         else:
             self._look(process, final=True, thread=event.other)
         if "exit" in self._at and "exit" not in process.missed:
-            moment = self._capture(process, "exit", self._depth, event.other)
+            still = not event.late
+            moment = self._capture(process, "exit", self._depth, held=still, thread=event.other)
         process.returncode = returncode_of(event.value)
         if process.returncode in _LEAK_STATUSES and _has_leak_sanitizer(process.pid):
             self.notes.append(_LEAK_NOTE.format(process.pid, process.returncode))
-        self._follower.let_go(event)
+        self._let_go(process, event, moment)
         self._alive.pop(process.pid, None)
         if process is self.root:
             self._over = True
@@ -340,6 +341,15 @@ class Watch:
                 f"process {process.pid} was captured at its exit while {event.late} of its "
                 "threads were not on their way out yet"
             )
+
+    def _let_go(self, process: Process, event: Event, moment: Moment | None) -> None:
+        """Let it go on, and keep what was captured until now."""
+        assert self._follower is not None
+        held = self._follower.let_go(event)
+        if moment and not held:
+            moment = replace(moment, snapshot=None, reason="the follower was killed meanwhile")
+        if not held:
+            process.peak.final = False
         self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)

@@ -57,9 +57,10 @@ def nothing_is_left() -> Iterator[None]:
     """No descriptor, no child, no thread, no folder of a socket."""
     folder = Path(tempfile.gettempdir())
     before = (descriptors(), set(folder.glob("pmaps-*")))
+    children = set(children_of(os.getpid()))
     yield
     assert descriptors() == before[0]
-    assert set(children_of(os.getpid())) == set()
+    assert set(children_of(os.getpid())) <= children
     assert [t.name for t in threading.enumerate() if t.name == "pmaps-run"] == []
     assert {path for path in set(folder.glob("pmaps-*")) - before[1] if is_mine(path)} == set()
 
@@ -102,6 +103,7 @@ def is_whole(result: Run) -> None:
     snapshot = result.at["exit"]
     assert snapshot.verdict.complete
     assert not snapshot.verdict.raced
+    assert snapshot.stopped_ns > 0
     assert snapshot.pid == result.pid
     assert snapshot.anonymous >= BALLAST // snapshot.page_size
     assert snapshot.anonymous <= (BALLAST + MIB) // snapshot.page_size
@@ -332,8 +334,8 @@ def test_job_control(dynamic: Path):
     states: list[object] = []
 
     def carry_on() -> None:
-        assert eventually(lambda: [p for p in children_of(os.getpid()) if stops(p)])
-        (pid,) = (p for p in children_of(os.getpid()) if stops(p))
+        assert eventually(lambda: [p for p in children_of(os.getpid()) if "ender" in comm(p)])
+        (pid,) = (p for p in children_of(os.getpid()) if "ender" in comm(p))
         found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
         states.append(found and found.si_status)
         time.sleep(0.1)
@@ -766,6 +768,7 @@ def test_seccomp(dynamic: Path, error: int):
 # ---- several at once, and forks meanwhile
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # as it is
 def test_several_at_once(dynamic: Path):
     """Each run its own, while children are forked that have everything of this process."""
     wrong: list[object] = []
