@@ -262,7 +262,10 @@ static int attempt(struct pm__capture *c, pm_snapshot **out)
         (rc = pm__stop(c)) < 0)
         return rc;
     touch_stack();
+    uint64_t began = pm__monotonic_ns();
     rc = read_all(c);
+    if (c->request->held)
+        c->header.stopped_ns += pm__monotonic_ns() - began;
     pm__resume(c);
     bool bare = c->request->depth == PM_MAPPINGS && !pm__wants_counters(c); /* only the list */
     if (rc == 0 && c->request->depth >= PM_MAPPINGS && !bare)

@@ -50,8 +50,8 @@
  *       'x' `pid` is held before its end; `other`: the thread to look through, where not the
  *           first; `value`: the wait status to come; `late`: threads that are not on their way.
  *       'd' `pid` has ended without having been held, by `value`.
- *       'l' `pid` was held for too long, or for one who had been stopped, and went on: what was
- *           seen of it after it was held may be of another moment.
+ *       'l' `pid` was held for too long, or for one who had been stopped, and went on, or (`value`)
+ *           it was killed: what was seen of it after it was held may be of another moment.
  * `hold` numbers what 'e' and 'x' tell, for 'g' and 'l' to name it. */
 struct word {
     int32_t what, pid, other, value, late, hold;
@@ -312,8 +312,15 @@ static void at_exit_of(struct follower *f, struct process *p, struct thread *t)
     unsigned long status = 0;
     ptrace(PTRACE_GETEVENTMSG, t->tid, NULL, &status);
     t->leaving = true;
+    if (p->held == 'e') { /* killed there */
+        tell(f, (struct word){.what = 'l', .pid = p->pid, .value = 1, .hold = p->hold});
+        p->held = 0;
+        p->deadline = 0;
+    }
     bool others = count_leaving(p) < p->n;
-    bool alone = call_of(t->tid) == SYS_exit;
+    /* Where nobody says, each but the last may go; it only is not seen with the others then. */
+    long call = call_of(t->tid);
+    bool alone = call < 0 || call == SYS_exit;
     p->status = (int)status; /* the last one's is the process's, since Linux 6.0 */
     if (alone && others) {
         part_with(t->tid);

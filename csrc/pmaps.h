@@ -266,6 +266,7 @@ typedef struct pm_request {
     uint64_t max_pages; /* stop after so many pages, and say in `next` where; 0: no limit */
     int32_t stopper; /* socket to a pmaps-tracer of the target; -1: let it run */
     int32_t young; /* 1: Y of each page too, where page tables can be read; it moves by itself */
+    int32_t held; /* 1: somebody else holds it still: stopped_ns says so, nothing relies on it */
     int32_t thread; /* look through this thread of it, whose first has ended; 0: no need to */
     /* Every few milliseconds, outside of a stop; not 0 cancels (-ECANCELED). */
     int (*tick)(void *arg, uint64_t done, uint64_t total);

@@ -96,6 +96,7 @@ class Request:
     ``extents`` are addresses ``(start, end)``, ascending and apart; none means all.
     ``stopper`` is the descriptor of a socket to a tracer that holds the target still.
     ``young`` asks for Y of each page, where page tables can be read.
+    ``held``: somebody else holds it still.
     ``thread`` is one of its threads to look through, where its first has ended.
     """
 
@@ -106,6 +107,7 @@ class Request:
     max_pages: int = 0
     stopper: int = -1
     young: bool = False
+    held: bool = False
     thread: int = 0
     tick: Tick | None = None
 
@@ -336,7 +338,7 @@ def _request(request: Request, ticker: _Ticker | None) -> tuple[Any, Any]:
     asked.pid, asked.depth, asked.counters = request.pid, request.depth, request.counters
     asked.extents, asked.n_extents = extents, len(request.extents)
     asked.max_pages, asked.stopper = request.max_pages, request.stopper
-    asked.young, asked.thread = request.young, request.thread
+    asked.young, asked.held, asked.thread = request.young, request.held, request.thread
     handle = ffi.new_handle(ticker)
     if ticker:
         asked.tick, asked.tick_arg = lib.pm_python_tick, handle

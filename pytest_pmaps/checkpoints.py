@@ -32,7 +32,7 @@ def checkpoint(name: str) -> bool:
 
 
 def include_dir() -> str:
-    """The folder of ``pmaps_checkpoint.h``: ``cc -I$(pmaps include) program.c``.
+    """The folder of ``pmaps_checkpoint.h``, for the compiler's ``-I``.
 
     One header for C and C++, with nothing to link with; ``pmaps_checkpoint("loaded")`` does what
     :func:`checkpoint` does.

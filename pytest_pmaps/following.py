@@ -64,9 +64,9 @@ class Follower:
         if code:
             raise _explained(pid, code, self.pid)
 
-    def let_go(self, event: Event) -> None:
-        """Let a process that is held go on."""
-        self._say("g", event.pid, 0, event.hold)
+    def let_go(self, event: Event) -> bool:
+        """Let a process that is held go on; whether it has been held until now."""
+        return self._say("g", event.pid, 0, event.hold)
 
     def hear(self) -> Event | None:
         """The next event; None where there will be none, because it has ended."""
@@ -88,11 +88,12 @@ class Follower:
             finally:
                 self._socket.close()
 
-    def _say(self, what: str, pid: int, value: int, hold: int = 0) -> None:
+    def _say(self, what: str, pid: int, value: int, hold: int = 0) -> bool:
         try:
             self._socket.send(_WORD.pack(ord(what), pid, 0, value, 0, hold), socket.MSG_NOSIGNAL)
-        except OSError:
-            return  # it has ended, which hear() tells
+        except OSError:  # it has ended, which hear() tells
+            return False
+        return True
 
 
 def _explained(pid: int, code: int, own_tracer: int) -> PmapsError:

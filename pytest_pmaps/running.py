@@ -125,7 +125,7 @@ def run(
         raise ValueError(f"repeat={repeat}: at least one run")
     if every is not None and every <= 0:
         raise ValueError(f"every={every}: seconds, more than 0")
-    if capture_output and ("stdout" in options or "stderr" in options):
+    if capture_output and (options.get("stdout"), options.get("stderr")) != (None, None):
         raise ValueError("stdout and stderr arguments may not be used with capture_output.")
     if input is not None and options.get("stdin") is not None:
         raise ValueError("stdin and input arguments may not both be used.")

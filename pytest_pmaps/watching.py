@@ -26,7 +26,7 @@ from .errors import PmapsError, ProcessGone
 from .following import Event, Follower
 from .launching import ADDR_NO_RANDOMIZE
 from .model import Depth
-from .moments import Child, Moment, Moments, Peak, returncode_of
+from .moments import TRACED, Child, Moment, Moments, Peak, returncode_of
 from .snapshots import Snapshot
 
 __all__ = ["Listener", "Process", "Watch"]
@@ -243,10 +243,13 @@ class Watch:
 
     # ---- capturing
 
-    def _capture(self, process: Process, name: str, depth: Depth, thread: int = 0) -> Moment:
+    def _capture(
+        self, process: Process, name: str, depth: Depth, *, held: bool = False, thread: int = 0
+    ) -> Moment:
         seconds = self._seconds()
         try:
-            snapshot = Snapshot(Columns.capture(Request(process.pid, depth, thread=thread)))
+            request = Request(process.pid, depth, held=held, thread=thread)
+            snapshot = Snapshot(Columns.capture(request))
         except ProcessGone as exc:
             if name == "sample":
                 self._over = True
@@ -311,25 +314,25 @@ class Watch:
                 self.aslr = _aslr(int(_read(f"/proc/{process.pid}/personality"), 16))
         moment = None
         if "exec" in self._at:
-            moment = self._capture(process, "exec", self._depth)
-        self._follower.let_go(event)
-        self._held[event.hold] = (process, moment)
-        if moment:
-            self._keep(process, moment)
+            moment = self._capture(process, "exec", self._depth, held=True)
+        self._let_go(process, event, moment)
 
     def _exiting(self, process: Process, event: Event) -> None:
         assert self._follower is not None
         moment = None
-        if self._has_anothers_memory(process):
+        if process is self.root and not process.executed:
+            process.missed["exit"] = "it ended before it became the program"
+        elif self._has_anothers_memory(process):
             process.missed["exit"] = f"it ended in the memory of process {process.ppid}, as vfork()"
         else:
             self._look(process, final=True, thread=event.other)
         if "exit" in self._at and "exit" not in process.missed:
-            moment = self._capture(process, "exit", self._depth, event.other)
+            still = not event.late
+            moment = self._capture(process, "exit", self._depth, held=still, thread=event.other)
         process.returncode = returncode_of(event.value)
         if process.returncode in _LEAK_STATUSES and _has_leak_sanitizer(process.pid):
             self.notes.append(_LEAK_NOTE.format(process.pid, process.returncode))
-        self._follower.let_go(event)
+        self._let_go(process, event, moment)
         self._alive.pop(process.pid, None)
         if process is self.root:
             self._over = True
@@ -338,6 +341,15 @@ class Watch:
                 f"process {process.pid} was captured at its exit while {event.late} of its "
                 "threads were not on their way out yet"
             )
+
+    def _let_go(self, process: Process, event: Event, moment: Moment | None) -> None:
+        """Let it go on, and keep what was captured until now."""
+        assert self._follower is not None
+        held = self._follower.let_go(event)
+        if moment and not held:
+            moment = replace(moment, snapshot=None, reason="the follower was killed meanwhile")
+        if not held:
+            process.peak.final = False
         self._held[event.hold] = (process, moment)
         if moment:
             self._keep(process, moment)
@@ -357,10 +369,10 @@ class Watch:
 
     def _late(self, event: Event) -> None:
         """It went on before it was captured, and what was captured may be of any moment."""
-        reason = (
-            f"process {event.pid} was let go before it was captured: that took too long, or this "
-            "process was stopped meanwhile"
-        )
+        why = "that took too long, or this process was stopped meanwhile"
+        reason = f"process {event.pid} was let go before it was captured: {why}"
+        if event.value:
+            reason = f"process {event.pid} was killed while it was captured"
         self.notes.append(reason)
         if event.hold not in self._held:
             return
@@ -395,6 +407,9 @@ class Watch:
                 asking.send(b"y" if done else b"n", socket.MSG_NOSIGNAL)
 
     def _checkpoint(self, asking: socket.socket, pid: int, name: str) -> bool:
+        if name in TRACED:
+            self.notes.append(f"process {pid} calls a checkpoint {name!r}: that is a moment's name")
+            return False
         if not self._is_ours(pid):
             reason = f"process {pid} asked, which is none of the run's, or no longer known as one"
             self.checkpoints.append(Moment(pid, name, self._seconds(), None, reason))

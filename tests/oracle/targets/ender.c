@@ -1,7 +1,7 @@
 /* Ends in the way that it is told to: ender WAY [ARGUMENT...]
  *
  * Before that it touches 3 MiB of anonymous memory, as PATTERN, so that whether a capture at its
- * end saw all of it can be told.
+ * end saw all of it can be told.  Compiled with -I for the installed pmaps_checkpoint.h.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -11,11 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../../csrc/pmaps_checkpoint.h"
+#include "pmaps_checkpoint.h"
 
 #define BALLAST (3 << 20)
 
@@ -130,8 +131,8 @@ int main(int argc, char **argv)
     const char *way = argc > 1 ? argv[1] : "";
     long n = argc > 2 ? atol(argv[2]) : 0;
     size_t size = getenv("ENDER_MIB") ? strtoul(getenv("ENDER_MIB"), NULL, 10) << 20 : BALLAST;
-    char *ballast =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *ballast = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     madvise(ballast, size, MADV_NOHUGEPAGE);
     memset(ballast, 'p', size);
     rest = argv + 2;
@@ -141,7 +142,7 @@ int main(int argc, char **argv)
     WAY("sys_exit") syscall(SYS_exit, (int)n);
     WAY("kill") kill(getpid(), (int)n);
     WAY("abort") abort();
-    WAY("segv") *(volatile int *)8 = 1;
+    WAY("segv") * (volatile int *)8 = 1;
     WAY("thread")
     {
         start(idle, 0);
@@ -167,6 +168,15 @@ int main(int argc, char **argv)
             start(end_alone, i % 3);
         nap(5);
         return 0;
+    }
+    WAY("undumpable")
+    {
+        prctl(PR_SET_DUMPABLE, 0);
+        start(end_alone, 5);
+        start(end_alone, 10);
+        start(idle, 0);
+        nap(20);
+        return (int)n;
     }
     WAY("exec") execv(rest[0], rest);
     WAY("exec_thread")
