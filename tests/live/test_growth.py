@@ -318,11 +318,16 @@ def clean(leak: ctypes.CDLL) -> Iterator[tuple[str, Function]]:
     }.items()  # fmt: skip
 
 
+#: How often each leak has to be found; from 50 on all clean functions are tried, else every third.
+TRIES = int(os.environ.get("PMAPS_GROWTH_TRIES", "5"))
+
+
 def test_clean_functions_never_fail(leak: ctypes.CDLL):
     """Two hundred of them: caches, imports, arenas, threads, garbage."""
     failed, n = [], 0
-    for name, fn in clean(leak):
-        n += 1
+    for n, (name, fn) in enumerate(clean(leak), 1):
+        if TRIES < 50 and n % 3:
+            continue
         try:
             assert_no_growth(fn)
         except (FootprintError, Undetermined) as exc:
@@ -332,8 +337,6 @@ def test_clean_functions_never_fail(leak: ctypes.CDLL):
 
 
 # ---- leaks
-
-TRIES = int(os.environ.get("PMAPS_GROWTH_TRIES", "10"))
 
 
 def found(fn: Function, match: str, calls: int = 100) -> str:
