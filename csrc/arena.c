@@ -83,7 +83,8 @@ static void after_fork(void)
     pthread_mutex_unlock(&lock);
 }
 
-__attribute__((constructor)) static void watch_forks(void)
+/* Earlier than who takes memory with a lock of his own held: see descriptors.c. */
+__attribute__((constructor(200))) static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork, forget_arenas);
 }
@@ -167,7 +168,9 @@ void pm__arena_put(struct pm__arena *arena)
         if (arenas[i].base != arena->base)
             continue;
         arenas[i].busy = false;
-        if (arenas[i].size > KEEP_ARENA) {
+        if (arenas[i].size <= KEEP_ARENA) {
+            explicit_bzero(arena->base, arena->used); /* frames were in it */
+        } else {
             munmap(arenas[i].base, arenas[i].size);
             arenas[i].base = NULL;
         }

@@ -79,6 +79,10 @@ struct pm__io {
 
 extern const struct pm__io pm__kernel;
 
+/* ---- descriptors.c: files that no forked child keeps ----------------------- */
+int pm__open(int dir, const char *path, int flags);
+int pm__close(int fd);
+
 /* One line without its newline; return < 0 stops the walk with that code. */
 typedef int pm__line_fn(void *arg, const char *line, size_t len);
 
@@ -215,6 +219,7 @@ struct pm__capture {
     char *scratch; /* PM__SCRATCH bytes, free between steps */
     bool unevictable_seen; /* the host has unevictable pages, or does not say */
     bool swap_seen;        /* the host has swap, or does not say */
+    bool ksm_told;         /* kpageflags have shown an anonymous page that is not merged */
 };
 
 #define PM__SCRATCH ((size_t)512 * 1024)

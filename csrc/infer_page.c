@@ -8,6 +8,15 @@
 
 /* ---- what the page's own entries say -------------------------------------- */
 
+/* Some kernels (seen on 6.12) show KSM in kpageflags of every anonymous page, merged or not. */
+static void doubt_ksm(struct view *v, size_t i)
+{
+    if (v->c->ksm_told || !internal(v, i, PM_KSM))
+        return;
+    v->set[i] &= ~PM_BIT(PM_KSM);
+    v->known[i] &= ~PM_BIT(PM_KSM);
+}
+
 /* kpage.c has put these in already; they are there together or not at all. */
 static void from_kpageflags(struct view *v, size_t i)
 {
@@ -15,8 +24,10 @@ static void from_kpageflags(struct view *v, size_t i)
                                 PM_WRITEBACK,  PM_KSM,    PM_ZERO};
     if (!internal(v, i, PM__KFLAGS))
         return;
+    doubt_ksm(v, i);
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++)
-        v->m->evidence[facts[k]] |= 1u << PM_SRC_KPAGEFLAGS;
+        if (!unknown(v, i, facts[k]))
+            v->m->evidence[facts[k]] |= 1u << PM_SRC_KPAGEFLAGS;
     if (!internal(v, i, PM__COMPOUND) && !internal(v, i, PM_ZERO))
         v->m->evidence[PM_HUGE] |= 1u << PM_SRC_KPAGEFLAGS;
 }

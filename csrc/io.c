@@ -18,9 +18,9 @@ static int kernel_open(void *ctx, int dir, const char *path, int flags)
     (void)ctx;
     int fd;
     do
-        fd = openat(dir, path, flags | O_CLOEXEC);
-    while (fd < 0 && errno == EINTR); /* of a mapped file, on FUSE or NFS */
-    return fd < 0 ? -errno : fd;
+        fd = pm__open(dir, path, flags);
+    while (fd == -EINTR); /* of a mapped file, on FUSE or NFS */
+    return fd;
 }
 
 static ssize_t kernel_pread(void *ctx, int fd, void *buf, size_t n, uint64_t offset)
@@ -67,7 +67,7 @@ static int kernel_stat(void *ctx, int fd, struct pm__file *out)
 static int kernel_close(void *ctx, int fd)
 {
     (void)ctx;
-    return close(fd) < 0 ? -errno : 0;
+    return pm__close(fd);
 }
 
 static void kernel_here(void *ctx, struct pm__here *out)

@@ -171,6 +171,7 @@ static void note_flags(struct reader *r, size_t i, uint64_t f)
         p->state[i] = PM_BIT(PM__STALE); /* freed since pagemap named it */
         return;
     }
+    r->c->ksm_told |= (f & PM_KPF_ANON) && !(f & PM_KPF_KSM);
     p->state[i] |= translate(f);
 }
 

@@ -16,6 +16,7 @@
  *   pm_union()    interval count of pages that several processes hold between them
  *   pm_touched_add()  what two snapshots say of which pages were touched between them
  *   pm_written_*  what this process wrote between two moments
+ *   pm_heap()     bytes that malloc has handed out to this process
  *   pm_probe()    what this host lets us see
  *
  * Every function returns 0 or a negative code: -errno, or one of -PM_E_*.
@@ -398,6 +399,7 @@ enum pm_written_state {
     PM_W_SPECIAL, /* of a device or the kernel, */
     PM_W_BUSY,    /* watched by another userfaultfd, */
     PM_W_REFUSED, /* or for no reason that we know */
+    PM_W_REPLACED, /* watched, but now there is another mapping */
     PM_W_N_STATES
 };
 
@@ -487,6 +489,20 @@ PM_API void pm_touched_count(const pm_touched *touched, uint64_t start, uint64_t
                              uint64_t out[PM_Y_N_STATES]);
 /* Anonymous pages that are no longer where they were: so many of PM_Y_CAME may be these. */
 PM_API uint64_t pm_touched_moved(const pm_touched *touched);
+
+/* ---- the heap of this process ------------------------------------------- */
+/* Allocators that were asked to give the memory back that they hold and nobody uses. */
+enum pm_purged {
+    PM_PURGED_GLIBC = 1 << 0,
+    PM_PURGED_MIMALLOC = 1 << 1,
+    PM_PURGED_JEMALLOC = 1 << 2,
+    PM_PURGED_TCMALLOC = 1 << 3
+};
+
+/* Asks all that are loaded; gives a mask of pm_purged. */
+PM_API uint32_t pm_purge(void);
+/* Bytes that malloc has handed out and not got back; -ENOTSUP: it does not say (mallinfo2). */
+PM_API int pm_heap(uint64_t *bytes);
 
 /* ---- probing ------------------------------------------------------------ */
 enum pm_probe_item {

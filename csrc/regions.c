@@ -152,6 +152,8 @@ int pm__judge(const struct pm__seen *seen, struct pm__regions *out)
                 state = judge_armed(seen, m->state, is);
             else if (told)
                 state = judge_other(m->state, is, why);
+            if (state == PM_W_EMPTY && was_armed)
+                state = PM_W_REPLACED; /* what was written to the one before it went with it */
             int rc = pm__regions_add(out, at, until, state);
             if (rc < 0)
                 return rc;

@@ -182,7 +182,7 @@ static int open_pagemap(struct pm__uffd *u)
 static void close_pagemap(struct pm__uffd *u)
 {
     if (u->pagemap >= 0)
-        close(u->pagemap);
+        pm__kernel.close(pm__kernel.ctx, u->pagemap);
     u->pagemap = -1;
 }
 

@@ -243,15 +243,17 @@ int pm__copy(const struct pm__reader *r, int pagemap, uint64_t address, size_t n
     return pm__bpf_run(r->program, args, sizeof args / sizeof *args, answer);
 }
 
-/* n entries of a table, or the one that stands for all. */
+/* n entries of a table, or the one that stands for all.  Frames are in them, for the comparison
+ * with pagemap: they stay nowhere else. */
 static int take_answer(uint32_t answer, uint64_t vpn, size_t n, struct pm__table *out)
 {
-    const struct pm__reply *r = walker.reader.reply;
+    struct pm__reply *r = walker.reader.reply;
     if (answer == PM__TABLE) {
         out->first = vpn;
         out->pages = out->n = n;
         for (size_t i = 0; i < n; i++)
             out->entry[i] = pm__translate(&walker.reader.format, r->table[i], 12);
+        explicit_bzero(r->table, n * sizeof *r->table);
         return 0;
     }
     if (answer == PM__ENTRY) {
@@ -259,6 +261,7 @@ static int take_answer(uint32_t answer, uint64_t vpn, size_t n, struct pm__table
         out->first = vpn & ~(out->pages - 1);
         out->n = 1;
         out->entry[0] = pm__translate(&walker.reader.format, r->entry, r->shift);
+        r->entry = 0;
         return 0;
     }
     return answer == PM__MOVED ? -EAGAIN : answer == PM__NO_MEMORY ? -ESRCH : -EBADF;

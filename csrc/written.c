@@ -40,22 +40,40 @@ struct windows {
 
 static struct windows *windows; /* made with the first window, and kept */
 
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+
+/* No fork between the opening of a descriptor and the moment in which a child would know of it:
+ * whoever has it can write into our memory. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&making);
+    if (windows)
+        pthread_mutex_lock(&windows->lock);
+}
+
+static void after_fork(void)
+{
+    if (windows)
+        pthread_mutex_unlock(&windows->lock);
+    pthread_mutex_unlock(&making);
+}
+
 /* A forked child has no windows: the descriptors are of its parent's memory. */
 static void forget_windows(void)
 {
     if (windows)
         pm__uffd_forget(&windows->uffd);
     windows = NULL;
+    pthread_mutex_init(&making, NULL);
 }
 
 __attribute__((constructor)) static void watch_forks(void)
 {
-    pthread_atfork(NULL, NULL, forget_windows);
+    pthread_atfork(before_fork, after_fork, forget_windows);
 }
 
 static struct windows *get_windows(void)
 {
-    static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&making);
     if (!windows) {
         struct windows *all = pm__block_new(sizeof *all);

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         assert_unchanged,
     )
     from .capture import snapshot
+    from .cgroups import Cgroup, CgroupPeak, cgroup
     from .checkpoints import checkpoint, include_dir
     from .counts import Count
     from .delta import Delta
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
     from .extents import Edge
     from .files import dumps, load, loads, save
     from .groups import Group, GroupSelection, Missing, group
+    from .growth import assert_no_growth
+    from .holding import Held, held
     from .model import Depth, Fact, Kind, PageRange, Source, Verdict
     from .moments import Child, Moment, Moments, NoSuchMoment, Run, Runs, Spread
+    from .peaks import Peak, peak, peak_of
     from .recordings import record
     from .running import run
+    from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
     from .touching import (
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
         TouchedSelection,
         touched,
     )
+    from .trees import Share, Tree, TreeChange, tree
     from .writing import (
         Unwatched,
         Written,
@@ -60,6 +66,8 @@ __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
     "Cancelled",
+    "Cgroup",
+    "CgroupPeak",
     "Child",
     "Count",
     "Delta",
@@ -70,6 +78,7 @@ __all__ = [
     "FormatError",
     "Group",
     "GroupSelection",
+    "Held",
     "Kind",
     "Mapping",
     "Missing",
@@ -79,11 +88,13 @@ __all__ = [
     "NoSuchMoment",
     "PageRange",
     "Pages",
+    "Peak",
     "PmapsError",
     "ProcessGone",
     "Run",
     "Runs",
     "Selection",
+    "Share",
     "Snapshot",
     "Source",
     "Spread",
@@ -93,6 +104,8 @@ __all__ = [
     "TouchedPages",
     "TouchedRange",
     "TouchedSelection",
+    "Tree",
+    "TreeChange",
     "Undetermined",
     "Unsupported",
     "Unwatched",
@@ -104,22 +117,29 @@ __all__ = [
     "WrittenSelection",
     "assert_at_most",
     "assert_no_dirty",
+    "assert_no_growth",
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
+    "cgroup",
     "checkpoint",
     "diff",
     "dumps",
     "group",
+    "held",
     "include_dir",
     "load",
     "loads",
+    "peak",
+    "peak_of",
     "record",
     "run",
     "save",
+    "settle",
     "snapshot",
     "stream",
     "touched",
+    "tree",
     "written",
 ]
 
@@ -134,14 +154,20 @@ _MODULES = (
     "snapshots",
     "capture",
     "groups",
+    "trees",
     "streaming",
     "writing",
     "touching",
+    "settling",
+    "peaks",
+    "holding",
+    "cgroups",
     "files",
     "recordings",
     "moments",
     "running",
     "assertions",
+    "growth",
 )
 
 

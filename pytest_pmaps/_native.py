@@ -44,9 +44,11 @@ __all__ = [
     "WriteWatch",
     "buffer_span",
     "cpu_time",
+    "heap_bytes",
     "migrated",
     "probe",
     "program_path",
+    "purge",
     "require_engine",
     "same_mm",
     "tracer_path",
@@ -234,6 +236,8 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Unsupported("this kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR, or a sandbox)")
     if stage == lib.PM_AT_REQUEST:
         raise ValueError("addresses to capture are whole pages, in order, and do not overlap")
+    if code in (errno.EMFILE, errno.ENFILE):
+        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if stage == lib.PM_AT_PROC:
         raise Unsupported(f"/proc cannot be read here: {os.strerror(code)}")
     if code == 10005:
@@ -242,8 +246,6 @@ def _raise_capture(pid: int, code: int, stage: int, detail: str) -> NoReturn:
         raise Cancelled(f"{who}: the capture was cancelled")
     if code == 10006:
         raise PmapsError(f"{who} grew faster than it could be captured")
-    if code in (errno.EMFILE, errno.ENFILE):
-        raise PmapsError(f"{who}: too many open files to capture it; raise the limit (ulimit -n)")
     if code == errno.ENOMEM:
         raise MemoryError(f"{who}: not enough memory to capture it in")
     raise PmapsError(f"{who}: {detail or 'capture'}: {os.strerror(code)}")
@@ -833,6 +835,23 @@ def migrated() -> int | None:
     """Pages that the kernel moved to other frames since boot; None where it does not say."""
     out = ffi.new("uint64_t *")
     return None if lib.pm_migrated(out) < 0 else int(out[0])
+
+
+# ---- the heap of this process
+
+
+def purge() -> tuple[str, ...]:
+    """Have the allocators that are loaded give back what they hold and nobody uses; their names."""
+    require_engine()
+    done = lib.pm_purge()
+    names = ("glibc", "mimalloc", "jemalloc", "tcmalloc")  # pm_purged
+    return tuple(name for i, name in enumerate(names) if done >> i & 1)
+
+
+def heap_bytes() -> int | None:
+    """Bytes that malloc has handed out and not got back; None where it does not say."""
+    out = ffi.new("uint64_t *")
+    return None if lib.pm_heap(out) < 0 else int(out[0])
 
 
 # ---- what this process wrote

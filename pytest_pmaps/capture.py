@@ -56,8 +56,13 @@ def _checked(pid: int) -> int:
 
 
 def _waited_for(target: object) -> bool:
-    """Popen and asyncio keep ``returncode``, multiprocessing ``exitcode``: None while it runs."""
-    return any(getattr(target, name, None) is not None for name in ("returncode", "exitcode"))
+    """Popen and asyncio keep ``returncode``, multiprocessing ``exitcode``: None while it runs.
+    psutil knows when its process was started, and whether another one has its pid by now.
+    """
+    if any(getattr(target, name, None) is not None for name in ("returncode", "exitcode")):
+        return True
+    is_same = getattr(target, "is_running", None)
+    return callable(is_same) and hasattr(target, "create_time") and not is_same()
 
 
 def _name(target: object) -> str:

@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(exc: BaseException) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return ": ".join(str(each) for each in (exc.filename, exc.strerror) if each is not None)
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

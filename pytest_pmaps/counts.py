@@ -7,6 +7,7 @@ highest number that it can be; a comparison holds, fails, or raises
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import ClassVar, Literal, NoReturn, TypeAlias
@@ -42,6 +43,7 @@ class Count:
     or installed to decide an undecided comparison, ``note`` what to bear in mind when one fails.
 
     All six comparisons take an int, an amount such as ``"64 KiB"``, or another count.
+    A count that is part of another, its ``whole``, takes a float, too: what share of it, 0.8.
     They hold if they hold for every value in the interval and fail if they fail for every
     value; otherwise they raise Undetermined at once.  ``bool()`` does the same for
     "is not 0".  The values are taken as any bytes between the ends, whole pages or not.
@@ -51,7 +53,7 @@ class Count:
     Raises ValueError for an interval that is upside down, or a unit or page size that is none.
     """
 
-    __slots__ = ("_hi", "_lo", "label", "note", "page_size", "remedy", "unit")
+    __slots__ = ("_hi", "_lo", "label", "note", "page_size", "remedy", "unit", "whole")
 
     _lo: End
     _hi: End
@@ -60,6 +62,7 @@ class Count:
     page_size: int
     remedy: str
     unit: Unit
+    whole: Count | None
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
@@ -73,13 +76,21 @@ class Count:
         label: str = "",
         remedy: str = "",
         note: str = "",
+        whole: Count | None = None,
     ) -> None:
         if lo is not None and hi is not None and lo > hi:
             raise ValueError(f"an interval from {lo} down to {hi}")
         if unit not in ("pages", "bytes") or page_size <= 0:
             raise ValueError(f"no such unit: {unit!r} of {page_size} bytes a page")
-        values = {"_lo": lo, "_hi": hi, "label": label, "remedy": remedy, "note": note}
-        for name, value in {**values, "unit": unit, "page_size": page_size}.items():
+        values: dict[str, object] = {
+            "_lo": lo,
+            "_hi": hi,
+            "label": label,
+            "remedy": remedy,
+            "note": note,
+        }
+        values |= {"unit": unit, "page_size": page_size, "whole": whole}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -166,7 +177,7 @@ class Count:
 
     def _compare(self, op: str, other: object) -> bool:
         __tracebackhide__ = True
-        count = self._counted(other)
+        count = self._limit(other)
         verdict = _decide(op, self, count)
         if verdict is None:
             raise undetermined(_undecided_message(self, op, other, count))
@@ -241,6 +252,25 @@ class Count:
         label = _spelled(other, self) if other else ""
         return Count(size, size, unit=unit, page_size=self.page_size, label=label)
 
+    def _limit(self, other: object) -> Count:
+        """What it is compared with: anything that it could be added to, or a share of its whole."""
+        __tracebackhide__ = True
+        if isinstance(other, float) and self.whole is not None:
+            return self._share(other, self.whole)
+        return self._counted(other)
+
+    def _share(self, share: float, whole: Count) -> Count:
+        """So much of the whole, in bytes that are rounded outwards."""
+        __tracebackhide__ = True
+        if not 0 <= share <= 1:
+            raise ValueError(f"a share lies between 0 and 1, not at {share}")
+        if whole == 0:
+            raise undetermined(f"{self._subject}: nothing of it is there to have a share of")
+        part = Fraction(str(share))
+        lo = None if whole._lo is None else math.floor(whole._lo * part)
+        hi = None if whole._hi is None else math.ceil(whole._hi * part)
+        return whole._with(lo, hi, unit=self.unit)
+
     def _with(
         self,
         lo: End,
@@ -259,6 +289,7 @@ class Count:
             label=self.label if label is None else label,
             remedy=self.remedy if remedy is None else remedy,
             note=self.note if note is None else note,
+            whole=self.whole if lo == self._lo and hi == self._hi else None,
         )
 
     def _undecided(self, what: str) -> NoReturn:
@@ -274,7 +305,7 @@ class Count:
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = (self._lo, self._hi, self.unit, self.page_size, self.label, self.remedy)
-        return (_rebuilt, (*fields, self.note))
+        return (_rebuilt, (*fields, self.note, self.whole))
 
 
 # ---- deciding
@@ -318,9 +349,25 @@ def _minus(left: End, right: End) -> End:
 
 
 def _rebuilt(
-    lo: End, hi: End, unit: Unit, page_size: int, label: str, remedy: str, note: str
+    lo: End,
+    hi: End,
+    unit: Unit,
+    page_size: int,
+    label: str,
+    remedy: str,
+    note: str,
+    whole: Count | None,
 ) -> Count:
-    return Count(lo, hi, unit=unit, page_size=page_size, label=label, remedy=remedy, note=note)
+    return Count(
+        lo,
+        hi,
+        unit=unit,
+        page_size=page_size,
+        label=label,
+        remedy=remedy,
+        note=note,
+        whole=whole,
+    )
 
 
 # ---- words
@@ -360,6 +407,8 @@ def _spelled(other: object, subject: Count) -> str:
         return f"{other.label} {other}".lstrip()
     if isinstance(other, int):
         return _pages(other) if subject.unit == "pages" else format_bytes(other)
+    if isinstance(other, float):
+        return f"{other:g} of {subject.whole}"
     return " ".join(str(other).split())
 
 
@@ -439,7 +488,7 @@ def explain(left: object, op: str, right: object) -> list[str] | None:
 
 def _explained(subject: Count, op: str, other: object) -> list[str] | None:
     try:
-        limit = subject._counted(other)
+        limit = subject._limit(other)
     except (TypeError, FormatError):
         return None
     between = " is " if ": " in subject.label else ": "

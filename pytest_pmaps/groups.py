@@ -7,7 +7,7 @@ each physical page once, and each memory once that several processes share (vfor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
@@ -25,6 +25,9 @@ __all__ = ["Group", "GroupSelection", "Missing", "Totals", "group"]
 
 #: More pages than can have moved: what is passed where the kernel does not say how many did.
 _ANY_NUMBER = 1 << 62
+
+#: Given what was captured so far: processes that belong to it, too.
+Find = Callable[[dict[int, Snapshot]], list[int]]
 
 _RAN = "capture them again while they are idle: they ran meanwhile"
 _NO_KCMP = "let kcmp(2) through, which tells processes that share one memory (a seccomp filter?)"
@@ -81,7 +84,7 @@ class Totals:
     Processes that share one mm are counted once in everything.
     """
 
-    def __init__(self, members: _Members, parts: dict[int, Counted], label: str) -> None:
+    def __init__(self, members: Members, parts: dict[int, Counted], label: str) -> None:
         self._members = members
         self._parts = parts
         self.label = label
@@ -197,7 +200,7 @@ class GroupSelection(Totals):
     Iterating gives the :class:`Selection` of each process that maps them, ``sel[pid]`` one.
     """
 
-    def __init__(self, members: _Members, found: dict[int, Selection], lacking: str) -> None:
+    def __init__(self, members: Members, found: dict[int, Selection], lacking: str) -> None:
         names = list(dict.fromkeys(sel.label for sel in found.values()))
         super().__init__(members, {**found}, f"{names[0]} in {_processes(len(found))}")
         self._found = found
@@ -233,7 +236,7 @@ class Group(Totals):
     It is immutable.
     """
 
-    def __init__(self, members: _Members) -> None:
+    def __init__(self, members: Members) -> None:
         parts: dict[int, Counted] = {p.pid: p.snapshot for p in members.processes}
         super().__init__(members, parts, _processes(len(parts)))
         self._snapshots = {p.pid: p.snapshot for p in members.processes}
@@ -291,6 +294,8 @@ class Group(Totals):
         if self._members.unsure:
             reasons.append("which processes share one memory is unknown: kcmp is refused")
         reasons += [f"{_who(m)} is missing: {m.error}" for m in self.missing]
+        if self._members.unlisted:
+            reasons.append(self._members.unlisted)
         told = [v.reconciled for v in verdicts.values()]
         return Verdict(
             complete=all(v.complete for v in verdicts.values()) and not self._members.lacking,
@@ -332,14 +337,21 @@ def group(targets: Iterable[object], *, missing: Literal["raise", "skip"] = "rai
     is none.
     """
     __tracebackhide__ = True
-    if missing not in ("raise", "skip"):
-        raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
+    skip = is_skip(missing)
     if isinstance(targets, str | bytes) or not isinstance(targets, Iterable):
         raise TypeError(f"targets are several processes, not one {type(targets).__name__}")
-    return Group(_Capturing(missing == "skip").members(targets))
+    return Group(Capturing(lambda _: skip).members(targets))
 
 
-class _Members:
+def is_skip(missing: str) -> bool:
+    """What the option ``missing`` says; ValueError for what is none."""
+    __tracebackhide__ = True
+    if missing not in ("raise", "skip"):
+        raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
+    return missing == "skip"
+
+
+class Members:
     """The processes of a group, and how they belong together."""
 
     def __init__(
@@ -352,43 +364,60 @@ class _Members:
         self.spaces: list[list[_Process]] = []
         #: Whether processes stand together that may be of one memory, or not.
         self.unsure = False
+        #: Why there may be members that nobody knows of; "" if there are none.
+        self.unlisted = ""
 
     @property
     def lacking(self) -> str:
         """Why totals have no upper end; "" if they have one."""
         open_ones = [m for m in self.missing if not m.over]
         if not open_ones:
-            return ""
+            return self.unlisted
         named = ", ".join(_who(m) for m in open_ones[:_LISTED])
         more = ", ..." if len(open_ones) > _LISTED else ""
         return f"capture all of them: {named}{more} could not be"
 
 
-class _Capturing:
+def _nobody(_: dict[int, Snapshot]) -> list[int]:
+    return []
+
+
+class Capturing:
     """The capture of one group."""
 
-    def __init__(self, skip: bool) -> None:
-        self.skip = skip
+    def __init__(self, skips: Callable[[Missing], bool]) -> None:
+        self.skips = skips
+        #: When processes were started, as far as that is known: else another has their pid now.
+        self.expected: dict[int, int] = {}
         self.missing: list[Missing] = []
         self.places: dict[tuple[str, ...], int] = {}
 
-    def members(self, targets: Iterable[object]) -> _Members:
+    def members(self, targets: Iterable[object], more: Find = _nobody) -> Members:
+        """Capture them, and then again those that ``more`` finds, until it finds none."""
         __tracebackhide__ = True
         pids = self._pids(targets)
         if not pids and not self.missing:
             raise ValueError("a group of no processes")
-        before, cpu = migrated(), {pid: cpu_time(pid) for pid in pids}
-        kin = _Kin(pids)
-        # Ourselves last: others hold still while they are captured, we cannot.
-        order = sorted(pids, key=lambda pid: pid == os.getpid())
-        taken = {pid: process for pid in order if (process := self._capture(pid))}
+        before, cpu, kin = migrated(), dict[int, int | None](), _Kin()
+        taken: dict[int, _Process] = {}
+        order: list[int] = []
+        found = pids
+        while found:
+            cpu.update((pid, cpu_time(pid)) for pid in found)
+            kin.add(found)
+            # Ourselves last: others hold still while they are captured, we cannot.
+            found = sorted(found, key=lambda pid: pid == os.getpid())
+            taken.update((pid, process) for pid in found if (process := self._capture(pid)))
+            order += found
+            found = more({pid: process.snapshot for pid, process in taken.items()})
+            pids += found
         for pid, process in taken.items():
             process.look_again(cpu[pid])
         if not taken:
             raise self.missing[0].error
         after = migrated()
         moved = None if before is None or after is None else after - before
-        members = _Members([taken[p] for p in pids if p in taken], tuple(self.missing), moved)
+        members = Members([taken[p] for p in pids if p in taken], tuple(self.missing), moved)
         kin.sort_out(members, [pid for pid in order if pid in taken])
         return members
 
@@ -410,11 +439,14 @@ class _Capturing:
         except (ProcessGone, AccessDenied) as exc:
             self._note(Missing(pid, exc, over=_is_over(pid)))
             return None
+        if self.expected.get(pid, columns.start_time) != columns.start_time:
+            self._note(Missing(pid, ProcessGone(f"process {pid} has exited"), over=True))
+            return None
         return _Process(Snapshot(columns), pid, place, cpu)
 
     def _note(self, missing: Missing) -> None:
         __tracebackhide__ = True
-        if not self.skip:
+        if not self.skips(missing):
             raise missing.error
         self.missing.append(missing)
 
@@ -434,12 +466,19 @@ class _Kin:
     captured did all the time, those that do not before never did.
     """
 
-    def __init__(self, pids: list[int]) -> None:
-        self.may_share = [
-            (a, b) for i, a in enumerate(pids) for b in pids[:i] if same_mm(a, b) is not False
-        ]
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.may_share: list[tuple[int, int]] = []
 
-    def sort_out(self, members: _Members, order: list[int]) -> None:
+    def add(self, pids: list[int]) -> None:
+        """Some more, of which none was captured yet."""
+        for pid in pids:
+            self.may_share += [
+                (pid, other) for other in self.pids if same_mm(pid, other) is not False
+            ]
+            self.pids.append(pid)
+
+    def sort_out(self, members: Members, order: list[int]) -> None:
         """Put processes that share one memory, or may, together."""
         taken = {p.pid: p for p in members.processes}
         pairs = [(a, b) for a, b in self.may_share if a in taken and b in taken]

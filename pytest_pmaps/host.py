@@ -56,8 +56,9 @@ _DECIDES = {
 
 _ADMIN = (
     "run as root of the initial user namespace with CAP_SYS_ADMIN (docker: --cap-add SYS_ADMIN), "
-    "or give an ordinary user ambient capabilities: setpriv --reuid USER --init-groups "
-    "--inh-caps +sys_admin,+dac_read_search --ambient-caps +sys_admin,+dac_read_search CMD"
+    "or give an ordinary user ambient capabilities: setpriv --reuid USER --regid GROUP "
+    "--init-groups --inh-caps +sys_admin,+dac_read_search "
+    "--ambient-caps +sys_admin,+dac_read_search CMD"
 )
 _REMEDIES = {
     "pfn": _ADMIN,
@@ -78,8 +79,8 @@ _REMEDIES = {
 _BPF = (
     "run with CAP_BPF and CAP_PERFMON of the initial user namespace (docker: --cap-add BPF "
     "--cap-add PERFMON), for an ordinary user as ambient capabilities: setpriv --reuid USER "
-    "--init-groups --inh-caps +bpf,+perfmon --ambient-caps +bpf,+perfmon CMD (never as "
-    "capabilities of the python file: those close its own pagemap)"
+    "--regid GROUP --init-groups --inh-caps +bpf,+perfmon --ambient-caps +bpf,+perfmon CMD "
+    "(never as capabilities of the python file: those close its own pagemap)"
 )
 
 
@@ -101,10 +102,13 @@ _NO_WINDOW = {
     errno.EPERM: "userfaultfd is forbidden: by a seccomp filter, as containers have one",
     errno.ENOSYS: "this kernel has no userfaultfd, or a seccomp filter says so",
     errno.EINVAL: "this kernel's userfaultfd cannot note writes",
+    errno.ENOTTY: "this kernel cannot note writes, or a seccomp filter refuses the ioctl",
 }
 
 
 def _reason(name: str, code: int) -> str:
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open to try it"
     if name == "pte":
         return _why_no_tables(code)
     if name == "userfaultfd":
@@ -123,6 +127,8 @@ def _reason(name: str, code: int) -> str:
 
 
 def _remedy(name: str, code: int) -> str:
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "a higher limit of open files (ulimit -n)"
     return _remedy_for_tables(code) if name == "pte" else _REMEDIES.get(name, "")
 
 

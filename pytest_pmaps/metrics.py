@@ -220,6 +220,27 @@ class Counted:
         """Resident pages mapped more than once."""
         return self.metric("shared")
 
+    def shared_with(self, other: Counted) -> Count:
+        """Pages that are the very same physical page in another process's snapshot.
+
+        Pages of a file are the same where both map that page of the file uncopied.
+        Private memory is compared frame by frame at the same address, as after fork; where
+        frames were hidden, that stays open.
+
+        The result compares with a float, too: what share of the selection's ``rss`` that is
+        (``worker["[heap]"].shared_with(parent) >= 0.8``).
+        """
+        pages = self.columns.common(other.columns, self.windows, other.windows)
+        size = self.page_size
+        return Count(
+            pages.lo * size,
+            pages.hi * size,
+            page_size=size,
+            label=self._labelled(f"shared with process {other.columns.pid}"),
+            remedy="" if pages.lo == pages.hi else self._remedy(Fact.SHARED),
+            whole=self.rss,
+        )
+
     # ---- ranges
 
     def ranges(self, fact: Fact | None = None) -> Iterator[PageRange]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import pairwise
 
 from ._native import Columns, MappingInfo, ObjectInfo, Window
-from .counts import Count
 from .delta import Delta, check_same_process
 from .errors import NoSuchMapping, undetermined
 from .extents import (
@@ -85,23 +84,6 @@ class Selection(Counted):
             for part, windows in found
             if windows
         }
-
-    def shared_with(self, other: Counted) -> Count:
-        """Pages that are the very same physical page in another process's snapshot.
-
-        Pages of a file are the same where both map that page of the file uncopied.
-        Private memory is compared frame by frame at the same address, as after fork; where
-        frames were hidden, that stays open.
-        """
-        pages = self.columns.common(other.columns, self.windows, other.windows)
-        size = self.page_size
-        return Count(
-            pages.lo * size,
-            pages.hi * size,
-            page_size=size,
-            label=f"{self.label}: shared with process {other.columns.pid}",
-            remedy="" if pages.lo == pages.hi else self._remedy(Fact.SHARED),
-        )
 
     def __sub__(self, earlier: object) -> Delta:
         if not isinstance(earlier, Selection):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from ._native import Window, WriteWatch
 from .capture import snapshot
 from .counts import Count
-from .errors import AccessDenied, PmapsError, Unsupported
+from .errors import AccessDenied, NoSuchMapping, PmapsError, Unsupported
 from .extents import Edges, Extent, extent_of, whole_pages
 from .metrics import Counted
 from .select import Selector
@@ -32,8 +32,10 @@ __all__ = [
     "written",
 ]
 
+_Selected = TypeVar("_Selected", bound=Selection)
+
 # pm_written_state
-_WRITTEN, _LOST, _NEW, _HUGETLB, _SPECIAL, _BUSY, _REFUSED = 1, 3, 4, 5, 6, 7, 8
+_WRITTEN, _LOST, _NEW, _HUGETLB, _SPECIAL, _BUSY, _REFUSED, _REPLACED = 1, 3, 4, 5, 6, 7, 8, 9
 
 #: Why it is not known whether a page was written, and what would help.
 _WHY = {
@@ -43,6 +45,7 @@ _WHY = {
     _SPECIAL: ("of a device or the kernel, which cannot be watched", ""),
     _BUSY: ("watched by another userfaultfd of this process", ""),
     _REFUSED: ("in memory that the kernel would not watch", ""),
+    _REPLACED: ("of a mapping that took the place of another meanwhile", ""),
 }
 _UNWATCHED = (_HUGETLB, _SPECIAL, _BUSY, _REFUSED)
 
@@ -88,6 +91,8 @@ class Told(Counted):
     """What a window says of some addresses."""
 
     _watch: WriteWatch
+    #: Pages that were watched, and are not mapped any more.
+    _gone: int = 0
 
     def metric(self, name: str) -> Count:
         """``written`` and ``new``, or a counter of the moment in which the window ended."""
@@ -95,14 +100,16 @@ class Told(Counted):
             return super().metric(name)
         found, size = self._states, self.page_size
         lo = found[_WRITTEN if name == "written" else _NEW]
-        hi = lo + (sum(found[state] for state in _WHY) if name == "written" else 0)
+        hi = lo
+        if name == "written":
+            hi += sum(found[state] for state in _WHY) + self._gone
         notes = (self.note, _SOFT_DIRTY if self._watch.soft_dirty else "")
         return Count(
             lo * size,
             hi * size,
             page_size=size,
             label=self._labelled(name),
-            remedy=", ".join(_reasons(found)) if lo < hi else "",
+            remedy=", ".join(self._open_ones) if lo < hi else "",
             note="; ".join(note for note in notes if note),
         )
 
@@ -137,9 +144,18 @@ class Told(Counted):
                     why="" if state == _WRITTEN else _WHY[state][0],
                 )
 
+    @property
+    def _open_ones(self) -> list[str]:
+        """Of which pages it is not known, and why."""
+        return [*_reasons(self._states), *([_gone(self._gone)] if self._gone else [])]
+
     @cached_property
     def _states(self) -> tuple[int, ...]:
         return self._watch.count(self.windows)
+
+
+def _gone(pages: int) -> str:
+    return f"{pages:,} page{'s' if pages > 1 else ''} not mapped any more (freed, or moved)"
 
 
 def _reasons(states: tuple[int, ...]) -> Iterator[str]:
@@ -151,9 +167,10 @@ def _reasons(states: tuple[int, ...]) -> Iterator[str]:
 class WrittenSelection(Told, Selection):
     """Mappings of one file, or part of them, and what was written there."""
 
-    def __init__(self, watch: WriteWatch, of: Selection) -> None:
+    def __init__(self, watch: WriteWatch, of: Selection, gone: int = 0) -> None:
         super().__init__(of.snapshot, of.windows, of.label, of.part)
         self._watch = watch
+        self._gone = gone
 
     def parts(self) -> dict[str, Selection]:
         """Its ELF parts by name, in file order; empty where they are unknown or it has none."""
@@ -192,6 +209,8 @@ class Written:
         self._end: Callable[[], int]
         self._snapshot: Snapshot | None = None
         self._extents: tuple[tuple[int, int], ...] = ()
+        #: What it is called, where only a part of a file is watched.
+        self._part = ""
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
@@ -226,9 +245,16 @@ class Written:
         __tracebackhide__ = True
         if self._select is not None:
             chosen = snapshot(depth="pages", counters=False, select=self._select)
-            return tuple((m.start, m.end) for m in chosen.mappings)
+            found = chosen.select(self._select)
+            if found.part is None:
+                return tuple((m.start, m.end) for m in chosen.mappings)
+            self._part = found.label
+            return _whole_pages(found.windows)
         if self._of is not None:
-            return (whole_pages(extent_of(self._of), mmap.PAGESIZE, "include"),)
+            extent = whole_pages(extent_of(self._of), mmap.PAGESIZE, "include")
+            # Whether it is there at all.
+            snapshot(depth="mappings", counters=False, window=extent).of(self._of)
+            return (extent,)
         return ()
 
     def _captured(self) -> Snapshot:
@@ -250,7 +276,7 @@ class Written:
     def reasons(self) -> tuple[str, ...]:
         """What is not exact in it, one short line for each thing; empty where all is."""
         watch, _ = self._ended
-        lines = list(_reasons(self._all._states))
+        lines = self._all._open_ones
         if watch.soft_dirty:
             lines += [_why_not(*watch.failures[0]), _SOFT_DIRTY]
         return tuple(lines)
@@ -294,13 +320,13 @@ class Written:
         """
         __tracebackhide__ = True
         watch, taken = self._ended
-        return WrittenSelection(watch, taken[selector])
+        return WrittenSelection(watch, self._watched(taken[selector]))
 
     def select(self, selector: Selector) -> WrittenSelection:
         """Like ``w[selector]``, but takes the mappings of all files that match."""
         __tracebackhide__ = True
         watch, taken = self._ended
-        return WrittenSelection(watch, taken.select(selector))
+        return WrittenSelection(watch, self._watched(taken.select(selector)))
 
     def of(self, x: object, *, edges: Edges = "include") -> WrittenPages:
         """The pages that an object lies in, as :meth:`Snapshot.of` finds them; raises what that
@@ -308,12 +334,35 @@ class Written:
         """
         __tracebackhide__ = True
         watch, taken = self._ended
-        return WrittenPages(watch, taken.of(x, edges=edges), extent_of(x), edges)
+        return WrittenPages(watch, self._watched(taken.of(x, edges=edges)), extent_of(x), edges)
+
+    def _watched(self, found: _Selected) -> _Selected:
+        """What was selected, if it was watched: of a part of a file nothing else was."""
+        __tracebackhide__ = True
+        inside = (
+            any(start <= w.start and w.end <= end for start, end in self._extents)
+            for w in found.windows
+        )
+        if self._part and not all(inside):
+            raise NoSuchMapping(
+                f"{found.label} was not watched: this window is over {self._part} alone"
+            )
+        return found
 
     @cached_property
     def _all(self) -> WrittenSelection:
         watch, taken = self._ended
-        return WrittenSelection(watch, Selection(taken, taken.windows, ""))
+        if not self._part and self._of is None:
+            return WrittenSelection(watch, Selection(taken, taken.windows, ""))
+        windows = tuple(w for extent in self._extents for w in taken.columns.windows(*extent))
+        asked = sum(end - start for start, end in self._extents)
+        gone = asked - sum(w.end - w.start for w in windows)
+        return WrittenSelection(watch, Selection(taken, windows, ""), gone // self.page_size)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes a page has."""
+        return self._ended[1].page_size
 
     @property
     def _ended(self) -> tuple[WriteWatch, Snapshot]:
@@ -346,13 +395,28 @@ def written(*, select: Selector | None = None, of: object = None) -> Written:
     Where Linux (before 6.7), or a seccomp filter, does not allow it with userfaultfd, soft-dirty
     bits tell, which over-report: ``w.method`` says so.  docs/written.md tells what is counted.
 
+    What of them is freed or moved meanwhile counts as an interval.
     Entering raises Unsupported where there is neither, NoSuchMapping where ``select`` matches
-    nothing, what :meth:`Snapshot.of` raises for what is no object, ValueError for both at a time.
+    nothing or ``of`` is not mapped, what :meth:`Snapshot.of` raises for what is no object,
+    ValueError for both at a time.
     """
     __tracebackhide__ = True
     if select is not None and of is not None:
         raise ValueError("select or of: a window is limited in one way")
     return Written(select, of)
+
+
+def _whole_pages(windows: Iterable[Window]) -> tuple[tuple[int, int], ...]:
+    """Addresses widened to whole pages, those that meet then as one."""
+    size = mmap.PAGESIZE
+    merged: list[tuple[int, int]] = []
+    for w in sorted(windows, key=lambda w: w.start):
+        start, end = w.start // size * size, -(-w.end // size) * size
+        if merged and merged[-1][1] >= start:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
 
 
 # ---- what to say where it does not work
@@ -382,6 +446,8 @@ def _explained(code: int, uffd: tuple[int, str], soft_dirty: tuple[int, str]) ->
         return AccessDenied(
             "this process may not read its own pagemap: it is not dumpable (prctl PR_SET_DUMPABLE)"
         )
+    if {code, uffd[0], soft_dirty[0]} & {errno.EMFILE, errno.ENFILE}:
+        return PmapsError("too many open files to watch this process; raise the limit (ulimit -n)")
     if soft_dirty[0] == errno.EBUSY:
         return PmapsError("another window is open, and soft-dirty bits tell of one at a time")
     if not soft_dirty[0]:
@@ -393,6 +459,10 @@ def _explained(code: int, uffd: tuple[int, str], soft_dirty: tuple[int, str]) ->
 def _unread(code: int) -> Exception:
     if code == errno.ENOMEM:
         return MemoryError("not enough memory to say what was written")
+    if code in (errno.EMFILE, errno.ENFILE):
+        return PmapsError(
+            "too many open files to say what was written; raise the limit (ulimit -n)"
+        )
     if code == errno.EACCES:
         return AccessDenied(
             "this process may not read its own pagemap any more: it was made undumpable meanwhile"

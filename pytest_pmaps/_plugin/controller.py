@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ class Controller:
         self.config = config
         self.session = session
         self.problem = ""
+        self._owner = os.getpid()
         self._run: Run | None = None
         self._reports: list[tuple[str, str, str, object, int, str]] = []
 
@@ -39,6 +41,13 @@ class Controller:
                 self.session.directory.tell(told.folder)
             self._run.add(nodeid, when, outcome, told, attempt=attempt, worker=worker)
         return self._run
+
+    @property
+    def _is_fork(self) -> bool:
+        """Whether a test forked, and this is the child, which came out of the test: the session is
+        not its own, and so the report is not.
+        """
+        return os.getpid() != self._owner
 
     # ---- pytest-xdist
 
@@ -70,6 +79,8 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write run.json, if there is anything to say or it was asked for."""
+        if self._is_fork:
+            return
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
         if self.config.getoption("collectonly") or not (asked or self._reports):
@@ -86,7 +97,7 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what failed."""
-        if self._run is not None or self._reports:
+        if not self._is_fork and (self._run is not None or self._reports):
             from . import terminal
 
             terminal.write(terminalreporter, self.run, self.session, self.problem)

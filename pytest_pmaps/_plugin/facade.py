@@ -6,12 +6,25 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from .. import assertions, files, running, snapshots, touching, writing
+from .. import (
+    assertions,
+    cgroups,
+    files,
+    growth,
+    holding,
+    peaks,
+    running,
+    settling,
+    snapshots,
+    touching,
+    writing,
+)
 from ..groups import Group
 from ..moments import Run
 from ..snapshots import Snapshot
+from ..trees import Tree
 
-__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot"]
+__all__ = ["Pmaps", "TakeGroup", "TakeSnapshot", "TakeTree"]
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,23 +46,43 @@ class TakeGroup(Protocol):
         """Capture several processes, as :func:`pytest_pmaps.group` does, and keep them."""
 
 
+class TakeTree(Protocol):
+    """What ``pmaps.tree`` is."""
+
+    def __call__(
+        self, target: object = None, *, missing: Literal["raise", "skip"] = "raise"
+    ) -> Tree:
+        """Capture a process and its descendants, as :func:`pytest_pmaps.tree` does; keep them."""
+
+
 class Pmaps:
     """The library in one object; snapshots taken through it are kept for the report."""
 
     def __init__(
-        self, snapshot: TakeSnapshot, group: TakeGroup, note: Callable[[Snapshot], None]
+        self,
+        snapshot: TakeSnapshot,
+        group: TakeGroup,
+        tree: TakeTree,
+        note: Callable[[Snapshot], None],
     ) -> None:
         self.snapshot = snapshot
         self.group = group
+        self.tree = tree
         self.run = _noting(running.run, note)
 
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
     save = staticmethod(files.save)
+    cgroup = staticmethod(cgroups.cgroup)
+    held = staticmethod(holding.held)
+    peak = staticmethod(peaks.peak)
+    peak_of = staticmethod(peaks.peak_of)
+    settle = staticmethod(settling.settle)
     touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)
     assert_at_most = staticmethod(assertions.assert_at_most)
     assert_no_dirty = staticmethod(assertions.assert_no_dirty)
+    assert_no_growth = staticmethod(growth.assert_no_growth)
     assert_not_mapped = staticmethod(assertions.assert_not_mapped)
     assert_shared = staticmethod(assertions.assert_shared)
     assert_unchanged = staticmethod(assertions.assert_unchanged)

@@ -63,10 +63,10 @@ def load_reports() -> None:
 
 @pytest.fixture(scope="session")
 def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps:
-    """Everything in one object: ``snapshot``, ``group``, ``run``, ``diff``, ``load``, ``save`` and
-    ``assert_*``.
+    """Everything in one object: ``snapshot``, ``group``, ``tree``, ``run``, ``diff``, ``load``,
+    ``save`` and ``assert_*``.
     """
-    from .. import groups
+    from .. import groups, trees
     from .facade import Pmaps
 
     session = request.config.stash[SESSION]
@@ -80,4 +80,11 @@ def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps
             session.note(snapshot)
         return taken
 
-    return Pmaps(pmaps_snapshot, group, session.note)
+    def tree(target: object = None, *, missing: Literal["raise", "skip"] = "raise") -> trees.Tree:
+        __tracebackhide__ = True
+        taken = trees.tree(target, missing=missing)
+        for snapshot in taken:
+            session.note(snapshot)
+        return taken
+
+    return Pmaps(pmaps_snapshot, group, tree, session.note)

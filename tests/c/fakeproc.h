@@ -140,6 +140,7 @@ struct fake {
     const struct fk_world *at[FK_MOMENTS];
     const struct fk_world *after_exec;
     bool show_frames, no_numa, no_kpage, no_scan;
+    bool all_ksm; /* kpageflags call every anonymous page merged, as 6.12 does */
     bool tables; /* page tables can be read */
     unsigned faults; /* page faults of the target, once its pages were read */
     size_t max_read; /* reads give at most this; 0: no limit */
@@ -444,6 +445,12 @@ static inline uint64_t fk_kpageflags(const struct fk_page *p)
     return f;
 }
 
+static inline uint64_t fk_shown_kpageflags(const struct fake *f, const struct fk_page *p)
+{
+    uint64_t flags = fk_kpageflags(p);
+    return flags | (f->all_ksm && (flags & PM_KPF_ANON) ? PM_KPF_KSM : 0);
+}
+
 static inline const struct fk_page *fk_page_of_frame(const struct fk_world *w, uint64_t frame)
 {
     for (size_t i = 0; i < w->n; i++)
@@ -694,7 +701,7 @@ static inline size_t fk_read_kpage(struct fake *f, enum fk_kind kind, uint64_t *
     for (size_t i = 0; i < n / 8; i++) {
         const struct fk_page *p = fk_page_of_frame(fk_now(f, FK_KPAGE), offset / 8 + i);
         buf[i] = !p                    ? FK_KPF_BUDDY
-                 : kind == FK_F_KFLAGS ? fk_kpageflags(p)
+                 : kind == FK_F_KFLAGS ? fk_shown_kpageflags(f, p)
                  : fk_normal(p)        ? p->mapcount
                                        : 0;
         if (!p && kind == FK_F_KCOUNT)

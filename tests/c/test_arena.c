@@ -47,6 +47,21 @@ static void only_ours_is_hidden(void)
     pm__arena_put(&a); /* of nothing: harmless */
 }
 
+/* What a capture worked with, frames among it, does not stay in memory. */
+static void what_was_worked_with_is_wiped(void)
+{
+    struct pm__arena a;
+    CHECK_EQ(pm__arena_get(&a, 3 * FK_PAGE), 0);
+    char *words = pm__take(&a, FK_PAGE + 64, 1);
+    char *base = a.base;
+    memset(words, 'x', FK_PAGE + 64);
+    pm__arena_put(&a);
+    CHECK_EQ(pm__arena_get(&a, 3 * FK_PAGE), 0);
+    CHECK(a.base == base); /* the same, kept */
+    CHECK(!memchr(base, 'x', a.size));
+    pm__arena_put(&a);
+}
+
 /* Several regions of ours side by side are one mapping to the kernel. */
 static void neighbours_are_hidden_together(void)
 {
@@ -337,6 +352,7 @@ static void many_at_once(void)
 int main(void)
 {
     RUN(only_ours_is_hidden);
+    RUN(what_was_worked_with_is_wiped);
     RUN(neighbours_are_hidden_together);
     RUN(capture_leaves_it_out);
     RUN(fork_forgets_arenas);

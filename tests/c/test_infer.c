@@ -29,7 +29,7 @@ struct scene {
     const char *active;    /* A active, U unevictable, - neither; default neither */
     const char *writeback; /* W, or - */
     const char *vmflags;
-    bool kpage, scan, old, no_numa, no_unevictable, no_swap;
+    bool kpage, scan, old, no_numa, no_unevictable, no_swap, all_ksm;
     int64_t lie[PM_N_COUNTERS], lie_after[PM_N_COUNTERS]; /* pages */
     struct expected expect[12];
     uint32_t trouble; /* exactly these */
@@ -55,6 +55,9 @@ static struct fk_page page_of(char letter)
         break;
     case 'A':
         p.pte_dirty = true;
+        break;
+    case 'K':
+        p.ksm = true;
         break;
     case 'a':
         p.swapcache = true;
@@ -188,6 +191,7 @@ static void play(const struct scene *s)
     fake.no_kpage = !s->kpage;
     fake.no_scan = !s->scan;
     fake.no_numa = s->no_numa;
+    fake.all_ksm = s->all_ksm;
     pretend(&fake, s->old);
     int rc = fk_capture(&fake, &snap, &err);
     CHECK_IN(rc == 0, "%s: rc %d stage %d %s", s->name, rc, err.stage, err.detail);
@@ -324,6 +328,23 @@ static void zero_pages(void)
     };
     if (pm__features()->scan)
         PLAY(scans);
+}
+
+/* Kernels that call every anonymous page merged are found out by it, and not believed. */
+static void merged_pages(void)
+{
+    static const struct scene scenes[] = {
+        {"kpageflags tell", "AKFZ", "file", .kpage = true, .expect = {{PM_KSM, "0100"}}},
+        {"counters tell none", "AAFZ", "file", .kpage = true, .all_ksm = true,
+         .expect = {{PM_KSM, "0000"}, {PM_ANON, "1100"}}},
+        {"counters tell all", "KKFZ", "file", .kpage = true, .all_ksm = true,
+         .expect = {{PM_KSM, "1100"}}},
+        {"counters tell some", "AKF", "file", .kpage = true, .all_ksm = true,
+         .expect = {{PM_KSM, "??0"}}},
+        {"nothing tells", "AF", "file", .kpage = true, .all_ksm = true,
+         .lie_after = {[PM_C_KSM] = 1}, .expect = {{PM_KSM, "?0"}}},
+    };
+    PLAY(scenes);
 }
 
 /* What looks like swap is swapped out as far as smaps Swap says so. */
@@ -687,6 +708,7 @@ int main(void)
     RUN(not_when_counters_moved);
     RUN(contradictions);
     RUN(zero_pages);
+    RUN(merged_pages);
     RUN(swap_and_what_looks_like_it);
     RUN(migrating_pages);
     RUN(lazily_freed);

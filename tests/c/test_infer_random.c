@@ -261,6 +261,7 @@ static void host_of(struct rng *r, struct fake *f, const struct sample *s)
     fk_init(f, &s->world);
     f->show_frames = rng_once_in(r, 4);
     f->no_kpage = rng_once_in(r, 3);
+    f->all_ksm = rng_once_in(r, 4);
     f->no_numa = rng_once_in(r, 5);
     f->no_scan = rng_once_in(r, 3);
     f->scan_regions = rng_once_in(r, 3) ? 1 : 0;

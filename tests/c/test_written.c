@@ -79,7 +79,7 @@ static uint32_t expected(uint32_t mapped, uint32_t is, bool armed, uint32_t why,
         return there && copy && plain && told ? PM_W_WRITTEN : PM_W_LOST;
     }
     if (!there || (file && !shared) || (is & (PM_SCAN_ZERO | PM_SCAN_GUARD)))
-        return PM_W_EMPTY;
+        return armed ? PM_W_REPLACED : PM_W_EMPTY;
     return why != NOTHING ? why : PM_W_NEW;
 }
 
@@ -140,12 +140,31 @@ static void two_readings_are_one_window(void)
     static const struct {
         uint32_t before, now, both;
     } table[] = {
-        {C, C, C},       {C, W, W},         {C, L, L},       {W, C, W},
-        {W, W, W},       {W, L, W},         {L, C, L},       {L, W, W},
-        {N, C, N},       {N, W, W},         {N, L, N},       {E, C, C},
-        {E, L, L},       {E, W, W},         {W, N, N},       {W, E, E},
-        {NOTHING, C, C}, {NOTHING, N, N},   {NOTHING, W, W}, {PM_W_BUSY, C, PM_W_BUSY},
-        {L, L, L},       {PM_W_BUSY, W, W}, {C, N, N},       {N, NOTHING, NOTHING},
+        {C, C, C},
+        {C, W, W},
+        {C, L, L},
+        {W, C, W},
+        {W, W, W},
+        {W, L, W},
+        {L, C, L},
+        {L, W, W},
+        {N, C, N},
+        {N, W, W},
+        {N, L, N},
+        {E, C, C},
+        {E, L, L},
+        {E, W, W},
+        {W, N, N},
+        {W, E, E},
+        {NOTHING, C, C},
+        {NOTHING, N, N},
+        {NOTHING, W, W},
+        {PM_W_BUSY, C, PM_W_BUSY},
+        {L, L, L},
+        {W, PM_W_REPLACED, PM_W_REPLACED},
+        {PM_W_BUSY, W, W},
+        {C, N, N},
+        {N, NOTHING, NOTHING},
     };
     struct rng r = {.state = 5};
     struct pm__regions before = {0}, now = {0}, out = {0};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from kernels.fetch import Kernel, Missing, tool
 
 MEMORY = "3G"  # 1 GiB of it is one huge page, if the kernel is not in its way
-CPUS = 2
+CPUS = int(os.environ.get("PMAPS_KERNELS_CPUS", "2"))
 BEGIN, END = "=== begin", "=== end: "  # guest/run says so
 
 _WRONG = re.compile(
@@ -40,7 +41,9 @@ class Machine:
                  f"pmaps.random={int(self.random)}", f"pmaps.expect={','.join(self.expect)}",
                  *([] if self.random else ["nokaslr"])]  # fmt: skip
         disks = [f"file={disk},format=raw,if=virtio,snapshot=on" for disk in self.disks]
-        return [tool("qemu-system-x86_64"), "-accel", "tcg",
+        # Or KSM of the host, while a live test has it run, merges pages of targets with a guest's.
+        machine = "pc,mem-merge=off"
+        return [tool("qemu-system-x86_64"), "-accel", "tcg", "-machine", machine,
                 "-cpu", "max" if self.levels == 5 else "max,la57=off",
                 "-smp", str(CPUS), "-m", MEMORY, "-nodefaults", "-display", "none", "-no-reboot",
                 "-kernel", str(self.kernel.image), "-initrd", str(self.initramfs),

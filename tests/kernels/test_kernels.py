@@ -1,8 +1,9 @@
 """The live tests on other kernels: ``tox run -e kernels``.
 
 ``PMAPS_KERNELS`` names a folder for what is fetched and made, and for what the guests said;
-``PMAPS_KERNELS_LIMIT`` is how many seconds a guest may take, ``PMAPS_KERNELS_TESTS`` what to give
-to pytest there instead of the suite.
+``PMAPS_KERNELS_LIMIT`` is how many seconds a guest may take, ``PMAPS_KERNELS_CPUS`` how many
+processors it has, ``PMAPS_KERNELS_TESTS`` what to give to pytest there instead of the suite; with
+``PMAPS_KERNELS_WHOLE`` every boot runs the whole of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 
 from kernels import boot, build, fetch, image, suite
 
+WHOLE = bool(os.environ.get("PMAPS_KERNELS_WHOLE"))
 LIMIT = float(os.environ.get("PMAPS_KERNELS_LIMIT", "3600"))
 
 
@@ -61,7 +63,7 @@ def test_kernel(
         disks=disks,
         random=random,
         levels=levels,
-        plan="whole" if random and levels == 5 else "core",
+        plan="whole" if WHOLE or (random and levels == 5) else "core",
         expect=suite.EXPECTED[series],
     )
     passes(machine, folder / "logs" / f"{series}-{'random' if random else 'nokaslr'}-{levels}")

@@ -222,9 +222,11 @@ def test_the_remedy_works():
         cwd="/",
     ).stdout
     text = " ".join(doctor[doctor.index("  pte: ") :].split())
-    command = text[text.index("setpriv") : text.index(" CMD")].replace("USER", "nobody").split()
+    text = text.replace("USER", "nobody").replace("GROUP", "65534")
+    command = text[text.index("setpriv") : text.index(" CMD")].split()
     code = (
-        "from pytest_pmaps import host; print([s.works for s in host.sources() if s.name == 'pte'])"
+        "import os; from pytest_pmaps import host; "
+        "print([s.works for s in host.sources() if s.name == 'pte'], os.getgid())"
     )
     done = subprocess.run(
         [*command, unprivileged_python(), "-P", "-c", code],
@@ -232,7 +234,7 @@ def test_the_remedy_works():
         text=True,
         cwd="/",
     )
-    assert done.stdout == "[True]\n", done.stderr
+    assert done.stdout == "[True] 65534\n", done.stderr
 
 
 _DOCTOR = "from pytest_pmaps.cli import main; main(['doctor'])"
@@ -332,6 +334,45 @@ def test_a_child_cannot_use_what_it_inherits(how: str, rights: str):
     assert ("PTE" in child["sources"]) is (rights == "keep")
     assert {letters[1] for letters in child["told"]} <= {"P", "?"}
     assert rights == "drop" or {letters[1] for letters in child["told"]} == {"P"}
+
+
+STORM = """
+import threading
+over = threading.Event()
+target = int(sys.argv[1])
+def capture():
+    while not over.is_set():
+        snapshot(target, young=True)
+snapshot(target, young=True)
+threads = [threading.Thread(target=capture) for _ in range(2)]
+for thread in threads:
+    thread.start()
+kept = []
+for _ in range(150):
+    def found():
+        links = []
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                links.append(os.readlink(f"/proc/self/fd/{fd}"))
+            except OSError:  # of the list itself
+                continue
+        return {"kept": [link for link in links if link.startswith("/proc")]}
+    kept += in_child(found)["kept"]
+over.set()
+for thread in threads:
+    thread.join()
+print(json.dumps(kept))
+"""
+
+
+def test_a_child_has_no_file_of_a_capture_that_goes_on():
+    """Forked while other threads capture: pagemap, opened with rights, would answer it still."""
+    target = subprocess.Popen(["sleep", "300"])
+    try:
+        assert run([], STORM, target.pid) == []
+    finally:
+        target.kill()
+        target.wait()
 
 
 def test_nothing_is_left_over_exec():

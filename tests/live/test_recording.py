@@ -489,7 +489,7 @@ def test_no_room(tmp_path: Path):
         process.kill()
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == f"pmaps: [Errno 27] File too large: '{file}'\n"
+    assert run.stderr == f"pmaps: {file}: File too large\n"
     assert list(tmp_path.iterdir()) == []
 
 

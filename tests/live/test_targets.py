@@ -39,6 +39,21 @@ def test_popen_pid_and_psutil_are_one(child: subprocess.Popen[bytes]):
     assert {s.comm for s in taken} == {"sleep"}
 
 
+def test_psutil_knows_another_process(monkeypatch: pytest.MonkeyPatch):
+    """Whose pid is another's by now is not read.  That is told by the start time, which pids that
+    are used again differ in; here psutil is made to remember another one.
+    """
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            target = psutil.Process(process.pid)
+            assert snapshot(target).pid == process.pid
+            monkeypatch.setattr(target, "_ident", (process.pid, 1.0))
+            with pytest.raises(ProcessGone, match="has exited"):
+                snapshot(target)
+        finally:
+            process.kill()
+
+
 def test_multiprocessing(monkeypatch: pytest.MonkeyPatch):
     """A Process that runs; one that has not been started says so."""
     context = multiprocessing.get_context("fork")

@@ -178,20 +178,33 @@ class Judged:
     """What is wrong with a capture; and where Y is clear though the page was touched.
 
     Others clear Y at any time (DAMON, MGLRU, reclaim), and nobody sets it: the one is a mistake
-    only if it happens every time, or where nobody is about; the other always is.
+    only if it happens every time, or where nobody is about; the other always is.  P is clear of a
+    page that was written back to its file meanwhile, and smaps says so too.
     """
 
     wrong: list[str] = field(default_factory=list)
     lost: set[tuple[str, int]] = field(default_factory=set)
+    written_back: set[tuple[str, int]] = field(default_factory=set)
     pages: int = 0  # of which both were known
 
 
-def judge(captured: Snapshot, areas: dict[str, Area], *, who: str = "") -> Judged:
-    """Hold a capture against what the target did to its pages."""
+def judge(
+    captured: Snapshot,
+    areas: dict[str, Area],
+    *,
+    who: str = "",
+    clean: frozenset[str] = frozenset(),
+) -> Judged:
+    """Hold a capture against what the target did to its pages.
+
+    ``clean`` are areas that smaps said to have no dirty page, see ``clean_files``.
+    """
     result = Judged()
     found = by_page(captured, areas.values())
     for area in areas.values():
         must = letters(area)
+        if area.name in clean:
+            must = must.replace("P", "p")
         for number, address in enumerate(area.addresses):
             where = f"{who} {area.name} ({area.state}) page {number}"
             bits = found.get(address)
@@ -214,9 +227,11 @@ def _judge_page(result: Judged, where: str, key: tuple[str, int], must: str, bit
     if bits.raced or shown == "--":
         result.wrong.append(f"{where}: {bits}")
         return
-    for wanted, letter in zip(must, shown, strict=True):
+    for wanted, letter in zip(must.upper(), shown, strict=True):
         if wanted == "Y" and letter == "_":
             result.lost.add(key)
+        elif must[1] == "p" and (wanted, letter) == ("P", "_"):
+            result.written_back.add(key)
         elif (wanted, letter) == ("P", "_") and _is_moved_to_page(bits):
             continue
         elif (letter == "?" and not unknown_allowed) or (
@@ -232,6 +247,25 @@ def _is_moved_to_page(bits: Bits) -> bool:
     Kernels before 6.4 set D of the pages of a huge page, and clear P, when they split its entry.
     """
     return targets.kernel_version() < (6, 4) and bits.pagedirty is not False
+
+
+def clean_files(pid: int, areas: Iterable[Area]) -> frozenset[str]:
+    """Areas of shared files of which no page is dirty any more, to be read after a capture.
+
+    smaps counts P or D, and writing back clears both.  Nothing makes them dirty again while their
+    process stands still.
+    """
+    entries = reader.parse_smaps(Path(f"/proc/{pid}/smaps").read_bytes())
+    clean = [
+        e.header
+        for e in entries
+        if not e.header.private
+        and e.kilobytes["Rss"]
+        and not e.kilobytes["Shared_Dirty"] + e.kilobytes["Private_Dirty"]
+    ]
+    return frozenset(
+        area.name for area in areas if any(h.start <= area.start < h.end for h in clean)
+    )
 
 
 def _some(lines: list[str]) -> str:
@@ -253,27 +287,35 @@ def settle(
     """Run a target, and hold captures of it against what it did; gives the pages judged.
 
     Where something on this host clears Y by itself, again, until each page kept its own once; not
-    if that is ``slow``, as DAMON looks at every huge page about once a second.
+    if that is ``slow``, as DAMON looks at every huge page about once a second.  Again as well
+    where pages of a file were written back before they were looked at.
     """
     lost: set[tuple[str, int]] | None = None
+    clean: set[tuple[str, int]] | None = None
     for _ in range(TRIES):
         with run() as info:
             now: set[tuple[str, int]] = set()
+            now_clean: set[tuple[str, int]] = set()
             pages = 0
             for who, pid, areas in members(info):
                 captured = take(pid)
-                result = judge(captured, areas, who=who)
+                result = judge(captured, areas, who=who, clean=clean_files(pid, areas.values()))
                 assert not result.wrong, _some(result.wrong)
                 now |= result.lost
+                now_clean |= result.written_back
                 pages += result.pages
                 if checks is not None:
                     checks(pid, captured)
         lost = now if lost is None else lost & now
+        clean = now_clean if clean is None else clean & now_clean
+        if clean:
+            continue
         if not lost or not confounders():
             break
         if slow:
             return pages
     assert lost == set(), f"Y is clear on touched pages, every time: {sorted(lost or ())}"
+    assert clean == set(), f"written back before they were seen, every time: {sorted(clean or ())}"
     return pages
 
 

@@ -72,6 +72,15 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(pages.shared_with(before), pp.Count)
     assert_type(change.of(memoryview(b"")).new.dirty, pp.Count)
     pp.assert_no_dirty(pages, since=before)
+    family = pp.tree(popen)
+    assert_type(family, pp.Tree)
+    assert_type(family.root, pp.Snapshot)
+    assert_type(family.children, tuple[pp.Snapshot, ...])
+    assert_type(family.parent_of(1), pp.Snapshot | None)
+    assert_type(family.sharing(), tuple[pp.Share, ...])
+    assert_type(family - family, pp.TreeChange)
+    assert_type((family - family)[1], pp.Delta)
+    assert_type(family.root.shared_with(before) >= 0.8, bool)
     with pp.written(select="libfoo") as window:
         pass
     assert_type(window, pp.Written)
@@ -96,3 +105,24 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     for touched in used.touched_ranges():
         assert_type(touched, pp.TouchedRange)
     pp.assert_at_most(used["libfoo"], "8 KiB", "touched")
+    pp.assert_no_growth(popen.poll, calls=10, tolerance="1 KiB", settle=popen.poll)
+    assert_type(pp.settle(popen.poll), tuple[str, ...])
+    with pp.peak(popen) as most:
+        pass
+    assert_type(most, pp.Peak)
+    assert_type(most.rss, pp.Count)
+    assert_type(most.growth <= "1 MiB", bool)
+    assert_type(most.at_start - most.at_end, pp.Count)
+    assert_type(most.reasons, tuple[str, ...])
+    assert_type(pp.peak_of(popen), pp.Count)
+    for file in pp.held(popen):
+        assert_type(file, pp.Held)
+        assert_type(file.bytes, pp.Count)
+    charged = pp.cgroup(popen)
+    assert_type(charged, pp.Cgroup)
+    assert_type(charged.current <= "1 GiB", bool)
+    assert_type(charged.peak, pp.Count | None)
+    with charged.watch() as watched:
+        pass
+    assert_type(watched, pp.CgroupPeak)
+    assert_type(watched.peak, pp.Count)

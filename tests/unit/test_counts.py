@@ -388,3 +388,65 @@ def test_absurd_amounts_are_refused(text):
 def test_bytes_are_written_exactly(number, expected):
     """In the largest unit that needs no rounding."""
     assert format_bytes(number) == expected
+
+
+# ---- shares of a whole
+
+
+def share(lo: int, hi: int, whole: Count) -> Count:
+    """Pages, of a whole."""
+    return Count(lo * 4096, hi * 4096, label="heap: shared", whole=whole)
+
+
+def test_a_float_is_a_share():
+    """Of what it is part of; an int is a number still."""
+    part = share(80, 80, Count.of_pages(100, 100))
+    assert part >= 0.8
+    assert not part > 0.8
+    assert part == 0.8
+    assert part < 0.81
+    assert part >= 1
+    assert not part >= 1.0
+    assert part.pages <= 0.8
+    assert part.bytes <= 0.8
+    assert pickle.loads(pickle.dumps(part)) >= 0.8
+
+
+def test_a_share_may_be_open():
+    """In either of the two."""
+    with pytest.raises(Undetermined, match=r">= 0\.8 of 100 pages .* is undecided"):
+        assert share(70, 90, Count.of_pages(100, 100)) >= 0.8
+    with pytest.raises(Undetermined):
+        assert share(80, 80, Count.of_pages(90, 110)) >= 0.8
+    assert share(80, 80, Count.of_pages(90, 110)) >= 0.7
+
+
+def test_a_share_of_nothing():
+    """Is neither much nor little."""
+    with pytest.raises(Undetermined, match="nothing of it is there"):
+        assert share(0, 0, Count.of_pages(0, 0)) >= 0.8
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, float("nan"), float("inf")])
+def test_no_share(wrong: float):
+    """A share is at most all of it."""
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        assert share(1, 1, Count.of_pages(2, 2)) >= wrong
+
+
+def test_shares_are_for_parts():
+    """What is no part, or was added to, compares with no float."""
+    with pytest.raises(TypeError, match="not with float"):
+        assert Count.of_pages(2, 2) >= 0.5
+    with pytest.raises(TypeError, match="not with float"):
+        assert share(1, 1, Count.of_pages(2, 2)) + "1 page" >= 0.5
+    with pytest.raises(TypeError, match="not with float"):
+        share(1, 1, Count.of_pages(2, 2)) + 0.5
+
+
+def test_a_failed_share_says_both():
+    """How much it is, and of what."""
+    part = share(50, 50, Count.of_pages(100, 100))
+    assert explain(part, ">=", 0.8) == [
+        "heap: shared is 50 pages (200 KiB), expected >= 0.8 of 100 pages (400 KiB)"
+    ]

@@ -130,7 +130,8 @@ int main(int argc, char **argv)
 {
     const char *way = argc > 1 ? argv[1] : "";
     long n = argc > 2 ? atol(argv[2]) : 0;
-    size_t size = getenv("FINISHER_MIB") ? strtoul(getenv("FINISHER_MIB"), NULL, 10) << 20 : BALLAST;
+    size_t size = getenv("FINISHER_MIB") ? strtoul(getenv("FINISHER_MIB"), NULL, 10) << 20
+                                         : BALLAST;
     char *ballast = mmap(NULL, size, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     madvise(ballast, size, MADV_NOHUGEPAGE);
