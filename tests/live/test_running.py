@@ -178,7 +178,7 @@ def test_a_daemon_goes_on(dynamic: Path, follow: bool):
     if follow:
         middle, daemon = result.children
         assert (middle.returncode, daemon.returncode) == (0, None)
-        assert daemon.ppid == middle.pid
+        assert daemon.ppid in (middle.pid, 1)  # which may have ended before it was first seen
         with pytest.raises(NoSuchMoment, match="ran on"):
             _ = daemon.at["exit"]
         assert stat_of(daemon.pid)[:1] == ["S"]
