@@ -416,6 +416,25 @@ def test_the_follower_is_killed(dynamic: Path):
     assert len(result.notes) == 1
 
 
+def test_the_follower_is_stopped(dynamic: Path):
+    """It is woken, and the run goes on as ever."""
+
+    def stop() -> None:
+        assert eventually(lambda: any("finisher" in comm(p) for p in children_of(os.getpid())))
+        (pid,) = followers()
+        os.kill(pid, signal.SIGSTOP)
+        for each in children_of(os.getpid()):
+            if "finisher" in comm(each):
+                os.kill(each, signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    result = run([dynamic, "sleep"], timeout=PATIENCE)
+    stopping.join()
+    assert result.returncode == -signal.SIGTERM
+    assert result.at["exit"].verdict.complete
+
+
 def test_we_are_killed(dynamic: Path):
     """The program runs on, nobody holds it, and the follower ends."""
     code = f"import pytest_pmaps; pytest_pmaps.run([{str(dynamic)!r}, 'sleep'])"
@@ -426,6 +445,7 @@ def test_we_are_killed(dynamic: Path):
         (program,) = (pid for pid in children_of(ours.pid) if "finisher" in comm(pid))
         (follower,) = (pid for pid in children_of(ours.pid) if "pmaps-follower" in comm(pid))
         assert eventually(lambda: stat_of(program)[:1] == ["S"])
+        os.kill(follower, signal.SIGSTOP)  # it is let go all the same
         ours.kill()
         assert eventually(lambda: not stat_of(follower) or stat_of(follower)[0] == "Z")
         assert stat_of(program)[:1] == ["S"]
