@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -548,6 +549,8 @@ int main(int argc, char **argv)
 {
     struct follower f = {.children = -1};
     (void)argv;
+    /* Stopped ourselves we could not let go: when whoever started us ends, so do we. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (argc != 1 || (f.children = turn_away()) < 0 || !find_patron(&f.patron)) {
         fputs("pmaps-follower: pytest-pmaps starts this program, with a socket as stdin\n", stderr);
         return 2;

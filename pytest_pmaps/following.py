@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from ._native import program_path
@@ -67,6 +70,13 @@ class Follower:
     def let_go(self, event: Event) -> bool:
         """Let a process that is held go on; whether it has been held until now."""
         return self._say("g", event.pid, 0, event.hold)
+
+    def wake(self) -> None:
+        """Have it go on if somebody stopped it: what it holds stands still, too."""
+        with suppress(OSError):
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T":
+                os.kill(self.pid, signal.SIGCONT)  # not waited for yet, so it is still its pid
 
     def hear(self) -> Event | None:
         """The next event; None where there will be none, because it has ended."""

@@ -83,6 +83,7 @@ class Moments(Mapping[str, Snapshot]):
 class Child:
     """A descendant of the run's program, as ``follow=True`` saw it.
 
+    ``ppid`` is its parent when it was first seen, which of a daemon may be init already.
     ``args`` is its command line, ``[]`` where it could not be read.  ``returncode`` is as
     subprocess has it, None for one that ran on when the run was over, or whose end nobody saw.
     ``peak_rss`` is as in :class:`Run`.

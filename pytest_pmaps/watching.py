@@ -31,6 +31,7 @@ from .snapshots import Snapshot
 
 __all__ = ["Listener", "Process", "Watch"]
 
+_WAKE_EVERY = 500  # milliseconds: a follower that was stopped, and may hold something
 _LOOK_EVERY = 0.005  # seconds, at VmHWM where nothing tells of the end
 _ASLR = Path("/proc/sys/kernel/randomize_va_space")
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
@@ -182,6 +183,8 @@ class Watch:
         for fd in (self._theirs.fileno(), *handlers):
             poll.register(fd, select.POLLIN)
         ready = dict(poll.poll(self._pause()))
+        if not ready and self._follower:
+            self._follower.wake()
         for fd, handler in handlers.items():
             if fd in ready:
                 handler()
@@ -196,7 +199,7 @@ class Watch:
     def _pause(self) -> float | None:
         """Milliseconds until the next look."""
         if self._over or not (self._every or not self._follower):
-            return None
+            return _WAKE_EVERY if self._follower else None
         elapsed = time.monotonic() - self._began
         step = self._every or _LOOK_EVERY
         return (step - elapsed % step) * 1000

@@ -34,7 +34,6 @@ MORE = {
         "tests/live/test_objects.py",
         "tests/live/test_peaks.py",
         "tests/live/test_pte_real.py",
-        "tests/live/test_running.py",
         "tests/live/test_targets.py",
         "tests/live/test_unprivileged.py",
     ),

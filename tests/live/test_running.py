@@ -23,17 +23,17 @@ from oracle.agreement import as_nobody, unprivileged_python
 from pytest_pmaps import Depth, NoSuchMoment, PmapsError, Run, run
 
 PATIENCE = 120.0  # for what takes milliseconds where nothing is emulated
-BALLAST = 3 << 20  # that ender touches
+BALLAST = 3 << 20  # that finisher touches
 MIB = 1 << 20
-ENDER_FLAGS = ("-pthread", "-I", pytest_pmaps.include_dir())
+FINISHER_FLAGS = ("-pthread", "-I", pytest_pmaps.include_dir())
 
 
 @pytest.fixture(scope="session", params=["dynamic", "static"])
-def ender(public: Path, request: pytest.FixtureRequest) -> Path:
+def finisher(public: Path, request: pytest.FixtureRequest) -> Path:
     """The program that ends as it is told to."""
-    flags = [*ENDER_FLAGS, *(["-static"] if request.param == "static" else [])]
+    flags = [*FINISHER_FLAGS, *(["-static"] if request.param == "static" else [])]
     try:
-        return targets.build("ender", public, flags=flags, output=f"ender-{request.param}")
+        return targets.build("finisher", public, flags=flags, output=f"finisher-{request.param}")
     except subprocess.CalledProcessError:
         if request.param == "dynamic":
             raise
@@ -43,7 +43,7 @@ def ender(public: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def dynamic(public: Path) -> Path:
     """It, as most programs are."""
-    return targets.build("ender", public, flags=ENDER_FLAGS, output="ender-dynamic")
+    return targets.build("finisher", public, flags=FINISHER_FLAGS, output="finisher-dynamic")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -132,27 +132,27 @@ def is_whole(result: Run) -> None:
     ],
     ids=lambda value: "-".join(value).replace("/", "") if isinstance(value, list) else "",
 )
-def test_every_end_is_seen(ender: Path, way: list[str], status: int, follow: bool):
+def test_every_end_is_seen(finisher: Path, way: list[str], status: int, follow: bool):
     """At exec there is next to nothing yet, at exit all of it; the status is the program's."""
-    result = run([ender, *way], timeout=PATIENCE, follow=follow)
+    result = run([finisher, *way], timeout=PATIENCE, follow=follow)
     assert result.returncode == status
     assert result.at["exec"].rss <= "128 KiB"
     is_whole(result)
     assert result.notes == ()
 
 
-def test_the_last_thread_ends_a_process_whose_first_is_gone(ender: Path):
+def test_the_last_thread_ends_a_process_whose_first_is_gone(finisher: Path):
     """Without exit_group: each thread ends alone, and only the last one takes the memory along."""
-    result = run([ender, "leaderless", "0"], timeout=PATIENCE)
+    result = run([finisher, "leaderless", "0"], timeout=PATIENCE)
     assert result.returncode == 0
     is_whole(result)
     assert result.at["exit"].columns.start_time == result.at["exec"].columns.start_time
 
 
 @pytest.mark.parametrize("way", ["exec", "exec_thread"])
-def test_another_program(ender: Path, way: str):
+def test_another_program(finisher: Path, way: str):
     """Two moments "exec", the last by that name; what ends is the other program."""
-    result = run([ender, way, "/bin/true"], timeout=PATIENCE)
+    result = run([finisher, way, "/bin/true"], timeout=PATIENCE)
     assert result.returncode == 0
     assert [m.name for m in result.moments] == ["exec", "exec", "exit"]
     assert result.at["exit"].comm == "true"
@@ -178,7 +178,7 @@ def test_a_daemon_goes_on(dynamic: Path, follow: bool):
     if follow:
         middle, daemon = result.children
         assert (middle.returncode, daemon.returncode) == (0, None)
-        assert daemon.ppid == middle.pid
+        assert daemon.ppid in (middle.pid, 1)  # which may have ended before it was first seen
         with pytest.raises(NoSuchMoment, match="ran on"):
             _ = daemon.at["exit"]
         assert stat_of(daemon.pid)[:1] == ["S"]
@@ -307,7 +307,7 @@ def test_signals_are_delivered(dynamic: Path):
 
     def talk() -> None:
         os.read(from_it, 6)
-        (pid,) = (each for each in children_of(os.getpid()) if "ender" in comm(each))
+        (pid,) = (each for each in children_of(os.getpid()) if "finisher" in comm(each))
         for _ in range(50):
             os.kill(pid, signal.SIGUSR1)
             os.kill(pid, signal.SIGWINCH)  # which is ignored
@@ -336,8 +336,8 @@ def test_job_control(dynamic: Path):
     states: list[object] = []
 
     def carry_on() -> None:
-        assert eventually(lambda: [p for p in children_of(os.getpid()) if "ender" in comm(p)])
-        (pid,) = (p for p in children_of(os.getpid()) if "ender" in comm(p))
+        assert eventually(lambda: [p for p in children_of(os.getpid()) if "finisher" in comm(p)])
+        (pid,) = (p for p in children_of(os.getpid()) if "finisher" in comm(p))
         found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
         states.append(found and found.si_status)
         time.sleep(0.1)
@@ -354,8 +354,8 @@ def test_job_control(dynamic: Path):
 
 
 def stops(pid: int) -> bool:
-    """Whether it is an ender that stands."""
-    return "ender" in comm(pid) and stat_of(pid)[:1] in (["T"], ["t"])
+    """Whether it is a finisher that stands."""
+    return "finisher" in comm(pid) and stat_of(pid)[:1] in (["T"], ["t"])
 
 
 def test_killed_at_exec(dynamic: Path):
@@ -366,7 +366,7 @@ def test_killed_at_exec(dynamic: Path):
         def kill(done: threading.Event = done) -> None:
             while not done.is_set():
                 for pid in children_of(os.getpid()):
-                    if "ender" in comm(pid):
+                    if "finisher" in comm(pid):
                         with suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
                         return
@@ -396,7 +396,7 @@ def test_the_follower_is_killed(dynamic: Path):
     def kill() -> None:
         def waits() -> list[int]:
             own = children_of(os.getpid())
-            return [p for p in own if "ender" in comm(p) and stat_of(p)[:1] == ["S"]]
+            return [p for p in own if "finisher" in comm(p) and stat_of(p)[:1] == ["S"]]
 
         assert eventually(waits)
         (pid,) = followers()
@@ -416,16 +416,36 @@ def test_the_follower_is_killed(dynamic: Path):
     assert len(result.notes) == 1
 
 
+def test_the_follower_is_stopped(dynamic: Path):
+    """It is woken, and the run goes on as ever."""
+
+    def stop() -> None:
+        assert eventually(lambda: any("finisher" in comm(p) for p in children_of(os.getpid())))
+        (pid,) = followers()
+        os.kill(pid, signal.SIGSTOP)
+        for each in children_of(os.getpid()):
+            if "finisher" in comm(each):
+                os.kill(each, signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    result = run([dynamic, "sleep"], timeout=PATIENCE)
+    stopping.join()
+    assert result.returncode == -signal.SIGTERM
+    assert result.at["exit"].verdict.complete
+
+
 def test_we_are_killed(dynamic: Path):
     """The program runs on, nobody holds it, and the follower ends."""
     code = f"import pytest_pmaps; pytest_pmaps.run([{str(dynamic)!r}, 'sleep'])"
     ours = subprocess.Popen([sys.executable, "-P", "-c", code])
     program = None
     try:
-        assert eventually(lambda: any("ender" in comm(pid) for pid in children_of(ours.pid)))
-        (program,) = (pid for pid in children_of(ours.pid) if "ender" in comm(pid))
+        assert eventually(lambda: any("finisher" in comm(pid) for pid in children_of(ours.pid)))
+        (program,) = (pid for pid in children_of(ours.pid) if "finisher" in comm(pid))
         (follower,) = (pid for pid in children_of(ours.pid) if "pmaps-follower" in comm(pid))
         assert eventually(lambda: stat_of(program)[:1] == ["S"])
+        os.kill(follower, signal.SIGSTOP)  # it is let go all the same
         ours.kill()
         assert eventually(lambda: not stat_of(follower) or stat_of(follower)[0] == "Z")
         assert stat_of(program)[:1] == ["S"]
@@ -460,7 +480,7 @@ def test_a_child_reaches_a_checkpoint(dynamic: Path):
     """Its snapshot is the run's by that name, and says whose it is."""
     result = run(["sh", "-c", f"{dynamic} checkpoint c; exit $?"], timeout=PATIENCE)
     assert result.returncode == 0
-    assert result.at["c"].comm.startswith("ender")
+    assert result.at["c"].comm.startswith("finisher")
     assert result.at["c"].pid != result.pid
 
 
@@ -542,7 +562,7 @@ def test_a_small_child_of_a_large_parent(dynamic: Path):
     """14 MiB are read as about 14 MiB; ru_maxrss would say what the parent has."""
     parent = bytearray(400 * MIB)
     parent[:: os.sysconf("SC_PAGESIZE")] = bytes(len(parent[:: os.sysconf("SC_PAGESIZE")]))
-    result = run([dynamic, "exit", "0"], env={"ENDER_MIB": "13"})
+    result = run([dynamic, "exit", "0"], env={"FINISHER_MIB": "13"})
     del parent
     assert result.peak_rss >= "13 MiB"
     assert result.peak_rss <= "16 MiB"
@@ -674,7 +694,7 @@ def test_a_setuid_program_is_refused_to_nobody(public: Path, dynamic: Path):
     """It would run without its privilege, and is not run at all; trace=False runs it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to make a setuid program")
-    program = public / "ender-setuid"
+    program = public / "finisher-setuid"
     shutil.copy(dynamic, program)
     program.chmod(0o4755)
     code = """
@@ -711,9 +731,9 @@ def test_somebody_traces_already(dynamic: Path):
 @pytest.mark.parametrize("flags", [["-fsanitize=leak"], ["-fsanitize=address", "-static-libasan"]])
 def test_leak_sanitizer(public: Path, flags: list[str]):
     """It fails under ptrace, and the run says that this may be why the program did."""
-    name = f"ender{'-'.join(flags)}"
+    name = f"finisher{'-'.join(flags)}"
     try:
-        program = targets.build("ender", public, flags=[*ENDER_FLAGS, *flags], output=name)
+        program = targets.build("finisher", public, flags=[*FINISHER_FLAGS, *flags], output=name)
     except subprocess.CalledProcessError:
         pytest.skip(f"needs a compiler with {' '.join(flags)}")
     # Not its pages: there are terabytes of shadow memory to be looked through.
@@ -815,7 +835,7 @@ def test_we_are_stopped(dynamic: Path):
     ours = subprocess.Popen([sys.executable, "-P", "-c", code, dynamic])
     held = 0
     try:
-        assert eventually(lambda: any("ender" in comm(p) for p in children_of(ours.pid)))
+        assert eventually(lambda: any("finisher" in comm(p) for p in children_of(ours.pid)))
         deadline = time.monotonic() + PATIENCE
         while held < 10 and time.monotonic() < deadline:
             ours.send_signal(signal.SIGSTOP)

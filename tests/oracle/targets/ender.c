@@ -1,215 +1,171 @@
-/* Ends in the way that it is told to: ender WAY [ARGUMENT...]
+/* SPDX-License-Identifier: MIT
  *
- * Before that it touches 3 MiB of anonymous memory, as PATTERN, so that whether a capture at its
- * end saw all of it can be told.  Compiled with -I for the installed pmaps_checkpoint.h.
+ * ender.c - programs that come to an end, or become another one, at some moment.
+ *
+ *   ender exit US          exits after so many microseconds
+ *   ender thread US        exit_group() from a second thread
+ *   ender kill US          is killed by a signal
+ *   ender exec US OTHER N  executes OTHER, which executes this one, after up to US each, N times
+ *   ender exec-thread ...  the same, from a second thread, which becomes the process
+ *   ender headless 0       its main thread ends, and another goes on
+ *   ender reuse PID N      N children, one after the other, all of them with that pid
+ *
+ * What is executed maps two pages that tell its generation: one below everything else, one
+ * above the program and its heap.  A child of `reuse` does the same, and calls itself by it.
  */
-#include <errno.h>
+#include "say.h"
+
+#include <linux/sched.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "pmaps_checkpoint.h"
+/* tests/live/test_ends.py knows these. */
+#define LOW UINT64_C(0x100000000)
+#define HIGH UINT64_C(0x700000000000)
+#define APART UINT64_C(0x100000)
 
-#define BALLAST (3 << 20)
+static long after;
+static char **again;
 
-static char **rest;
-static volatile int waiting;
-
-static void nap(long ms)
+static void rest(long us)
 {
-    usleep((useconds_t)ms * 1000);
+    struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+    nanosleep(&t, NULL);
 }
 
-static void *end_all(void *arg)
+static void mark(uint64_t at)
 {
-    nap(5);
-    syscall(SYS_exit_group, (int)(long)arg);
-    return NULL;
+    void *p = mmap((void *)(uintptr_t)at, PS, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    need(p != MAP_FAILED, "mmap");
+    *(volatile char *)p = 1;
 }
 
-static void *execute(void *arg)
+static void mark_both(unsigned generation)
+{
+    mark(LOW + generation * APART);
+    mark(HIGH + generation * APART);
+}
+
+static void *from_thread(void *arg)
 {
     (void)arg;
-    nap(5);
-    execv(rest[0], rest);
-    _exit(126);
+    rest(after);
+    if (again)
+        execv(again[0], again);
+    exit(0);
 }
 
-static void *idle(void *arg)
-{
-    (void)arg;
-    pause();
-    return NULL;
-}
-
-static void *end_alone(void *arg)
-{
-    nap((long)arg);
-    return NULL;
-}
-
-static void start(void *(*body)(void *), long arg)
+static int end(int (*act)(void), int threaded)
 {
     pthread_t thread;
-    pthread_attr_t small;
-    pthread_attr_init(&small);
-    pthread_attr_setstacksize(&small, 65536);
-    pthread_attr_setdetachstate(&small, PTHREAD_CREATE_DETACHED);
-    while (pthread_create(&thread, &small, body, (void *)arg) == EAGAIN)
-        nap(1);
-}
-
-static void on_signal(int signal)
-{
-    waiting = signal;
-}
-
-static int grandchildren(int n)
-{
-    int failed = 0;
-    for (int i = 0; i < n; i++) {
-        pid_t pid = fork();
-        if (!pid)
-            _exit(i & 0x7f);
-        int status = 0;
-        failed += waitpid(pid, &status, 0) != pid || status != (i & 0x7f) << 8;
+    if (!threaded) {
+        rest(after);
+        return act();
     }
-    return failed;
+    need(pthread_create(&thread, NULL, from_thread, NULL) == 0, "pthread_create");
+    for (;;)
+        pause();
 }
 
-static int vfork_and_exec(void)
+static void *go_on(void *arg)
 {
-    int status = -1;
-    pid_t pid = vfork();
-    if (!pid) {
-        execv(rest[0], rest);
-        _exit(126);
-    }
-    waitpid(pid, &status, 0);
-    return WEXITSTATUS(status);
+    for (;;)
+        pause();
+    return arg;
 }
 
-static void daemonize(long ms)
+static int lose_head(void)
 {
-    pid_t middle = fork();
-    if (middle) {
-        waitpid(middle, NULL, 0);
-        return;
-    }
-    setsid();
-    if (fork())
-        _exit(0);
-    close(0);
-    close(1);
-    close(2);
-    nap(ms);
+    pthread_t thread;
+    need(pthread_create(&thread, NULL, go_on, NULL) == 0, "pthread_create");
+    say_begin("headless");
+    say_end();
+    pthread_exit(NULL);
+}
+
+static int leave(void)
+{
+    return 0;
+}
+
+static int be_killed(void)
+{
+    return kill(getpid(), SIGKILL);
+}
+
+static int execute(void)
+{
+    return execv(again[0], again);
+}
+
+/* argv: self how US OTHER N [generation] */
+static int next_generation(char **argv, int threaded)
+{
+    static char number[16];
+    static char *next[7];
+    unsigned generation = argv[5] ? (unsigned)atoi(argv[5]) : 0;
+    mark_both(generation);
+    if (generation == (unsigned)atoi(argv[4]))
+        return 0;
+    snprintf(number, sizeof number, "%u", generation + 1);
+    memcpy(next, (char *[]){argv[3], argv[1], argv[2], argv[0], argv[4], number, NULL},
+           sizeof next);
+    again = next;
+    srand((unsigned)getpid() + generation);
+    after = atol(argv[2]) ? rand() % atol(argv[2]) : 0;
+    return end(execute, threaded);
+}
+
+static void live_as(unsigned generation)
+{
+    char name[16];
+    snprintf(name, sizeof name, "g%u", generation);
+    prctl(PR_SET_NAME, name);
+    mark_both(generation);
+    rest(rand() % 3000);
     _exit(0);
 }
 
-/* Takes its signals, and tells how many of each came; a blocked read is to go on. */
-static int count_signals(void)
+static int reuse(int pid, unsigned n)
 {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    char c;
-    sigaction(SIGUSR1, &action, NULL);
-    puts("ready");
-    fflush(stdout);
-    ssize_t got = read(0, &c, 1);
-    return got == 1 && waiting == SIGUSR1 ? 0 : 1;
+    for (unsigned i = 1; i <= n; i++) {
+        pid_t wanted = pid;
+        struct clone_args args = {
+            .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1};
+        srand(i);
+        long child = syscall(SYS_clone3, &args, sizeof args);
+        need(child >= 0, "clone3 with a pid of one's choice");
+        if (child == 0)
+            live_as(i);
+        waitpid((pid_t)child, NULL, 0);
+    }
+    return 0;
 }
 
 int main(int argc, char **argv)
 {
-    const char *way = argc > 1 ? argv[1] : "";
-    long n = argc > 2 ? atol(argv[2]) : 0;
-    size_t size = getenv("ENDER_MIB") ? strtoul(getenv("ENDER_MIB"), NULL, 10) << 20 : BALLAST;
-    char *ballast = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    madvise(ballast, size, MADV_NOHUGEPAGE);
-    memset(ballast, 'p', size);
-    rest = argv + 2;
-#define WAY(name) if (strcmp(way, name) == 0)
-    WAY("exit") return (int)n;
-    WAY("_exit") _exit((int)n);
-    WAY("sys_exit") syscall(SYS_exit, (int)n);
-    WAY("kill") kill(getpid(), (int)n);
-    WAY("abort") abort();
-    WAY("segv") * (volatile int *)8 = 1;
-    WAY("thread")
-    {
-        start(idle, 0);
-        start(end_all, n);
-        for (;;)
-            pause();
-    }
-    WAY("headless")
-    {
-        start(idle, 0);
-        start(end_all, n);
-        pthread_exit(NULL);
-    }
-    WAY("leaderless")
-    {
-        start(end_alone, 5);
-        start(end_alone, 10);
-        syscall(SYS_exit, (int)n);
-    }
-    WAY("threads")
-    {
-        for (long i = 0; i < n; i++)
-            start(end_alone, i % 3);
-        nap(5);
-        return 0;
-    }
-    WAY("undumpable")
-    {
-        prctl(PR_SET_DUMPABLE, 0);
-        start(end_alone, 5);
-        start(end_alone, 10);
-        start(idle, 0);
-        nap(20);
-        return (int)n;
-    }
-    WAY("exec") execv(rest[0], rest);
-    WAY("exec_thread")
-    {
-        start(idle, 0);
-        start(execute, 0);
-        for (;;)
-            pause();
-    }
-    WAY("vfork") return vfork_and_exec();
-    WAY("grandchildren") return grandchildren((int)n);
-    WAY("daemon")
-    {
-        daemonize(n);
-        return 3;
-    }
-    WAY("child")
-    {
-        pid_t pid = fork();
-        if (!pid) {
-            nap(n);
-            _exit(0);
-        }
-        printf("%d\n", pid);
-        return 4;
-    }
-    WAY("signals") return count_signals();
-    WAY("stop")
-    {
-        raise(SIGSTOP);
-        return 6;
-    }
-    WAY("sleep") for (;;) pause();
-    WAY("checkpoint") return pmaps_checkpoint(rest[0]) ? 0 : 1;
-    return 100;
+    const char *how = argc > 2 ? argv[1] : "";
+    after = argc > 2 ? atol(argv[2]) : 0;
+    if (strcmp(how, "exit") == 0)
+        return end(leave, 0);
+    if (strcmp(how, "thread") == 0)
+        return end(leave, 1);
+    if (strcmp(how, "kill") == 0)
+        return end(be_killed, 0);
+    if (strcmp(how, "exec") == 0 && argc > 4)
+        return next_generation(argv, 0);
+    if (strcmp(how, "exec-thread") == 0 && argc > 4)
+        return next_generation(argv, 1);
+    if (strcmp(how, "headless") == 0)
+        return lose_head();
+    if (strcmp(how, "reuse") == 0 && argc > 3)
+        return reuse((int)after, (unsigned)atoi(argv[3]));
+    return 2;
 }
