@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, overload
 
 from .counts import Count
 from .errors import PmapsError
+from .hwm import slack
 from .launching import Args
 from .select import Selector
 from .snapshots import Snapshot
@@ -254,23 +255,12 @@ class Peak:
     def count(self, why_not: str) -> Count:
         """The interval."""
         size = os.sysconf("SC_PAGESIZE")
-        slack = _slack(self.threads) * size
-        low = max(self.hwm - slack, self.least, 0)
-        high = max(self.hwm + slack, low) if self.final else None
+        off = slack(self.threads)
+        low = max(self.hwm - off.less, self.least, 0)
+        high = max(self.hwm + off.more, low) if self.final else None
         return Count(
             low, high, page_size=size, label="peak rss", remedy="" if self.final else why_not
         )
-
-
-def _slack(threads: int) -> int:
-    """How many pages the kernel's counters may be off: three of them are added up (file,
-    anonymous, shmem), each counted in batches.  ``mm_counter`` in mm.h, ``percpu_counter_batch``.
-    """
-    release = tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
-    if release < (6, 2):  # TASK_RSS_EVENTS_THRESH, each thread on its own
-        return 3 * 64 * threads
-    batch = max(32, 2 * os.sysconf("SC_NPROCESSORS_ONLN"))
-    return 3 * (batch - 1) * os.sysconf("SC_NPROCESSORS_CONF")
 
 
 def _name(args: Args) -> str:

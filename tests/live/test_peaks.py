@@ -15,7 +15,7 @@ import pytest
 
 from oracle.agreement import as_nobody, unprivileged_python
 from pytest_pmaps import Count, ProcessGone, Undetermined, peak, peak_of
-from pytest_pmaps.peaks import slack
+from pytest_pmaps.hwm import slack
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
