@@ -25,8 +25,14 @@ def checkpoint(name: str) -> bool:
     waits.  Where nobody listens it does nothing: it looks at one environment variable,
     ``PMAPS_CHECKPOINT``.
 
+    Raises TypeError and ValueError for what is no name.
+
     For programs in other languages there is ``pmaps_checkpoint.h``, see :func:`include_dir`.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a checkpoint has a name, not {type(name).__name__}")
+    if not name:
+        raise ValueError("a checkpoint has a name")
     path = os.environ.get(VARIABLE)
     return bool(path) and _ask(str(path), name.encode()[:LONGEST])
 
@@ -51,7 +57,7 @@ def _ask(path: str, name: bytes) -> bool:
     try:
         asking.settimeout(_PATIENCE)
         asking.connect(path)
-        asking.send(name or b"?")
+        asking.send(name)
         return asking.recv(1) == b"y"
     except OSError:
         return False

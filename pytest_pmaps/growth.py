@@ -29,6 +29,8 @@ __all__ = ["assert_no_growth"]
 _ROUNDS = 5
 #: ... and in more, as long as they take no longer than that: large caches have to fill.
 _LONGER_ROUNDS, _PATIENCE = 8, 1.0
+#: ... and then in so many more, of half that length each.
+_CONFIRMED = 3
 #: So many rounds without growth are a pass, if anything shrank meanwhile, which may hide growth;
 #: else two in a row are.
 _WITHOUT = 4
@@ -123,22 +125,40 @@ class _Trial:
         self.spent = 0.0  # in calls
         self.rounds: list[_Round] = []
         self.first: Snapshot
+        self.level: _Level
 
     def run(self, warmup: int) -> None:
         """Until it is decided."""
         __tracebackhide__ = True
-        level, n = self._warm_up(warmup)
+        self.level, n = self._warm_up(warmup)
         self.first = self.meter.last
         while True:
-            self._call(n)
-            now = self.meter.read()
-            self.rounds.append(_Round(n, _between(now, level)))
-            level = now
+            self._measure(n)
             if self._passes():
                 return
-            if leaking := self._leaks():
+            if (leaking := self._leaks()) and self._confirmed(leaking):
                 raise FootprintError(self._story(leaking))
             n = self._next(self.rounds[-1])
+
+    def _measure(self, n: int) -> None:
+        """A round of so many calls."""
+        __tracebackhide__ = True
+        self._call(n)
+        now = self.meter.read()
+        self.rounds.append(_Round(n, _between(now, self.level)))
+        self.level = now
+
+    def _confirmed(self, leaking: list[int]) -> bool:
+        """Whether it goes on in shorter rounds: a table that doubles each time it is full grows in
+        step with rounds that do, and may be full for good.
+        """
+        __tracebackhide__ = True
+        last = self.rounds[-1]
+        for _ in range(_CONFIRMED):
+            self._measure(max(1, last.calls // 2))
+            if not all(self._grew(w, self.rounds[-1]) for w in leaking):
+                return False
+        return True
 
     def _warm_up(self, warmup: int) -> tuple[_Level, int]:
         """Let caches fill and modules load, those of this module too; gives how many calls to
@@ -298,7 +318,8 @@ def assert_no_growth(
     malloc has handed out (glibc), and pages of ``metric`` (``"anonymous"``: with what is swapped
     out; or ``"rss"``, ``"uss"``, ... of a snapshot).  Two rounds in a row without growth are a
     pass, or any four where something shrank, which may hide growth.  Five rounds with growth at one
-    rate are a failure, eight while all calls took less than a second: what grows and then no more
+    rate are a failure, eight while all calls took less than a second, if three shorter ones say
+    the same: what grows and then no more
     is a cache, a module or an arena, and passes.
 
     As little as 16 blocks, 2 KiB of malloc or two pages in ``calls`` calls counts as no growth, so

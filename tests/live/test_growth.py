@@ -336,6 +336,12 @@ def test_clean_functions_never_fail(leak: ctypes.CDLL):
     assert n >= 200
 
 
+@pytest.mark.parametrize("size", [2048, 13_500, 20_000])
+def test_a_cache_that_fills_in_step_with_the_rounds(size: int):
+    """Its table doubles as they do; full, it grows no more."""
+    assert_no_growth(numbered(functools.lru_cache(size)(lambda i: bytes(100))))
+
+
 # ---- leaks
 
 

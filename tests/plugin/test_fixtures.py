@@ -15,7 +15,7 @@ def test_every_scope(run: Run) -> None:
     """Fixtures of every scope and @given can use them."""
     result = run(
         """
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 @pytest.fixture(scope="session")
 def of_session(pmaps_snapshot): return pmaps_snapshot()
@@ -31,6 +31,7 @@ class TestIt:
         delta = of_test - of_session
         assert delta.rss >= "-1 GiB"
 
+@settings(deadline=None)
 @given(st.integers())
 def test_given(pmaps, number):
     assert pmaps.snapshot().rss > 0

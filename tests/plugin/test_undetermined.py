@@ -21,7 +21,7 @@ def test_skips_wherever_it_arises(run: Run) -> None:
     result = run(
         """
 import unittest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 def unknown():
     assert loads(UNKNOWN)["libbar"].dirty == 0
@@ -36,6 +36,7 @@ def wide(): unknown()
 def test_wide(wide): pass
 class TestCase(unittest.TestCase):
     def test_method(self): unknown()
+@settings(deadline=None)
 @given(st.integers())
 def test_given(number): unknown()
 """,
@@ -67,7 +68,8 @@ def test_skip_is_no_falsifying_example(run: Run) -> None:
     """Hypothesis lets the skip through and shows no example."""
     result = run(
         """
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
+@settings(deadline=None)
 @given(st.integers())
 def test_given(number): assert loads(UNKNOWN)["libbar"].dirty == 0
 """,

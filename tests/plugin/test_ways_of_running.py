@@ -217,7 +217,7 @@ def test_given(run: Run) -> None:
     result = run(
         """
 from hypothesis import given, settings, strategies as st
-@settings(database=None, max_examples=50, derandomize=True)
+@settings(database=None, max_examples=50, derandomize=True, deadline=None)
 @given(page=st.integers(0, 7))
 def test_page(pmaps_snapshot, page):
     before = pmaps_snapshot()
@@ -243,7 +243,7 @@ def early(pmaps_snapshot):
     pmaps_snapshot()
     foo.foo_write(6)
 
-@settings(database=None, max_examples=5, derandomize=True)
+@settings(database=None, max_examples=5, derandomize=True, deadline=None)
 @given(flag=st.booleans())
 def test_page(early, pmaps_snapshot, flag):
     pmaps_snapshot()
