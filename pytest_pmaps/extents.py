@@ -5,6 +5,7 @@ Nothing here reads or writes what an object holds: asking brings no page of it i
 
 from __future__ import annotations
 
+import errno
 import functools
 import operator
 import os
@@ -15,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ._native import Columns, Window, buffer_span
 from .counts import format_bytes, parse_amount
-from .errors import FormatError
+from .errors import FormatError, PmapsError
 
 __all__ = [
     "Edge",
@@ -265,6 +266,18 @@ def check_same_memory(extent: Extent, columns: Columns) -> None:
     one): there the program, the C loader, the vdso and the stack lie where exec put them at
     random, and at the object's addresses the same memory is mapped.
     """
+    __tracebackhide__ = True
+    try:
+        _check_same_memory(extent, columns)
+    except OSError as exc:
+        limit = exc.errno in (errno.EMFILE, errno.ENFILE)
+        remedy = "; raise the limit (ulimit -n)" if limit else ""
+        raise PmapsError(
+            f"whose object it is cannot be looked up: {exc.filename}: {exc.strerror}{remedy}"
+        ) from None
+
+
+def _check_same_memory(extent: Extent, columns: Columns) -> None:
     __tracebackhide__ = True
     if not extent.ours or _is_this_process(columns):
         return

@@ -254,10 +254,19 @@ class Written:
             return _whole_pages(found.windows)
         if self._of is not None:
             extent = whole_pages(extent_of(self._of), mmap.PAGESIZE, "include")
-            # Whether it is there at all.
-            snapshot(depth="mappings", counters=False, window=extent).of(self._of)
+            self._check_mapped(extent)
             return (extent,)
         return ()
+
+    def _check_mapped(self, extent: tuple[int, int]) -> None:
+        __tracebackhide__ = True
+        try:
+            snapshot(depth="mappings", counters=False, window=extent).of(self._of)
+        except NoSuchMapping:
+            raise NoSuchMapping(
+                f"{extent_of(self._of).name}: not mapped, or not all of it: give what is there "
+                "when the window begins, or watch everything, written()"
+            ) from None
 
     def _captured(self) -> Snapshot:
         """What is mapped where, now that it has ended."""
