@@ -30,6 +30,7 @@ struct pm_written {
 /* All of it in a block, the lock too: it is let go while pages are protected already. */
 struct windows {
     pthread_mutex_t lock;
+    pid_t owner; /* whose they are: a child that was made by clone() has run no handler */
     pm_written *open;
     int method; /* of those that are open */
     struct pm__uffd uffd;
@@ -75,10 +76,15 @@ __attribute__((constructor)) static void watch_forks(void)
 static struct windows *get_windows(void)
 {
     pthread_mutex_lock(&making);
+    if (windows && windows->owner != getpid()) {
+        pm__uffd_forget(&windows->uffd);
+        windows = NULL;
+    }
     if (!windows) {
         struct windows *all = pm__block_new(sizeof *all);
         if (all) {
             pthread_mutex_init(&all->lock, NULL);
+            all->owner = getpid();
             all->uffd.fd = all->uffd.pagemap = -1;
             all->uffd.lines = all->lines;
             all->uffd.vector = all->vector;

@@ -730,6 +730,25 @@ def test_a_forked_child_has_no_window():
     assert told(w, data) == ([1, 2], [])
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
+def test_a_cloned_child_has_no_window():
+    """Though no handler ran in it: its own window is not of its parent's memory."""
+    data = memory(8)
+    with written() as w:
+        data[1 * PAGE] = 1
+        pid = libc.syscall(56, 17, 0, 0, 0, 0)  # clone, SIGCHLD
+        if pid == 0:
+            right = False
+            with contextlib.suppress(BaseException):
+                with written(of=data) as own:
+                    data[7 * PAGE] = 1
+                right = told(own, data) == ([7], [])
+            os._exit(0 if right else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        data[2 * PAGE] = 1
+    assert told(w, data) == ([1, 2], [])
+
+
 def test_a_snapshot_inside_a_window_is_as_any():
     """Protection does not show as anything else."""
     data = memory(64)
