@@ -401,7 +401,7 @@ enum pm_written_state {
     PM_W_SPECIAL, /* of a device or the kernel, */
     PM_W_BUSY,    /* watched by another userfaultfd, */
     PM_W_REFUSED, /* or for no reason that we know */
-    PM_W_REPLACED, /* watched, but now there is another mapping */
+    PM_W_REPLACED, /* watched, but now there is another mapping; or asked for, and now none */
     PM_W_N_STATES
 };
 
@@ -428,7 +428,7 @@ PM_API int pm_written_end(pm_written *const *window);
 PM_API void pm_written_free(pm_written *window);
 PM_API void pm_written_drop(pm_written *const *window);
 PM_API int pm_written_method(const pm_written *window);
-/* All that was mapped when it ended, ascending and apart. */
+/* All that was mapped when it ended, and all that it was limited to; ascending and apart. */
 PM_API void pm_written_regions(const pm_written *window, const pm_region **out, size_t *n);
 /* Adds the pages of [start, end) by state. */
 PM_API void pm_written_count(const pm_written *window, uint64_t start, uint64_t end,

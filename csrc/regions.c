@@ -133,7 +133,8 @@ static uint32_t judge_other(uint32_t mapping, uint64_t is, uint32_t why)
 int pm__judge(const struct pm__seen *seen, struct pm__regions *out)
 {
     struct pm__walk scanned = {.list = &seen->scanned}, late = {.list = &seen->late},
-                    armed = {.list = &seen->armed}, unwatched = {.list = &seen->unwatched};
+                    armed = {.list = &seen->armed}, unwatched = {.list = &seen->unwatched},
+                    registered = {.list = &seen->registered};
     for (size_t i = 0; i < seen->mapped.n; i++) {
         const pm_region *m = &seen->mapped.at[i];
         for (uint64_t at = m->start, until; at < m->end; at = until) {
@@ -143,6 +144,7 @@ int pm__judge(const struct pm__seen *seen, struct pm__regions *out)
             if (!told)
                 told = pm__walk_to(&late, at, &until, &is);
             bool was_armed = pm__walk_to(&armed, at, &until, &ignored);
+            bool was_watched = pm__walk_to(&registered, at, &until, &ignored);
             pm__walk_to(&unwatched, at, &until, &why);
             if (m->state & PM__V_OURS)
                 continue;
@@ -152,7 +154,7 @@ int pm__judge(const struct pm__seen *seen, struct pm__regions *out)
                 state = judge_armed(seen, m->state, is);
             else if (told)
                 state = judge_other(m->state, is, why);
-            if (state == PM_W_EMPTY && was_armed)
+            if (state == PM_W_EMPTY && was_watched && !(is & PM_SCAN_WPALLOWED))
                 state = PM_W_REPLACED; /* what was written to the one before it went with it */
             int rc = pm__regions_add(out, at, until, state);
             if (rc < 0)
@@ -162,8 +164,33 @@ int pm__judge(const struct pm__seen *seen, struct pm__regions *out)
     return 0;
 }
 
+/* What was told, and of what is wanted and not mapped that it went: what comes to these addresses
+ * later is other memory. */
+int pm__fill(const struct pm__regions *wanted, const struct pm__regions *mapped,
+             const struct pm__regions *told, struct pm__regions *out)
+{
+    const uint64_t top = UINT64_C(1) << 63;
+    struct pm__walk look = {.list = wanted}, here = {.list = mapped}, say = {.list = told};
+    for (uint64_t at = 0, until; at < top; at = until) {
+        uint32_t ignored, state;
+        until = top;
+        bool asked = pm__walk_to(&look, at, &until, &ignored);
+        bool there = pm__walk_to(&here, at, &until, &ignored);
+        bool known = pm__walk_to(&say, at, &until, &state);
+        bool gone = asked && !there;
+        if (!known && !gone)
+            continue; /* not asked for, or ours */
+        int rc = pm__regions_add(out, at, until, known ? state : PM_W_REPLACED);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
 static uint32_t both(bool known, uint32_t before, uint32_t now)
 {
+    if (known && before == PM_W_REPLACED && now == PM_W_EMPTY)
+        return before; /* it came back with nothing in it; what went is still not known */
     if (!known || (now != PM_W_CLEAN && now != PM_W_LOST))
         return now; /* written since; or another mapping, of which the earlier state is not */
     if (now == PM_W_LOST && (before == PM_W_CLEAN || before == PM_W_EMPTY))

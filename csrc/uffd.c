@@ -7,8 +7,10 @@
  * reads, and a recording writes down.  This changes our own memory's protection; there is nothing
  * in it that could be recorded or answered from a file.
  *
- * Whole mappings are registered, never parts: parts would be mappings of their own, and what was
- * first touched in one of them could not be joined to the others again.
+ * Whole mappings are registered, not parts: parts would be mappings of their own, and what was
+ * first touched in one of them could not be joined to the others again.  For the same reason the
+ * last page of the heap is left out, as long as it is empty: what the heap grows by becomes part
+ * of a mapping that nobody watches, and that is joined to the heap when this is let go.
  */
 #include "uapi.h"
 #include "written.h"
@@ -224,22 +226,38 @@ static uint32_t why(int code)
     return code == -EBUSY ? PM_W_BUSY : PM_W_REFUSED;
 }
 
-/* Registers a mapping; notes what cannot be. */
-static int watch_one(struct pm__uffd *u, const pm_region *m)
+/* Up to where to register mapping `i`: the heap without its last page, if that holds nothing and
+ * nobody asked for it.  If it is written, it is new. */
+static uint64_t end_of_watch(const struct pm__uffd *u, size_t i, const struct pm__regions *wanted)
 {
-    uint64_t ioctls = 0;
+    const struct pm__regions *mapped = &u->seen.mapped;
+    const pm_region *m = &mapped->at[i];
+    uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE), last = m->end - size, until = m->end;
+    struct pm__walk walk = {.list = wanted};
+    uint32_t ignored;
+    bool grows = m->state & PM__V_HEAP && (i + 1 == mapped->n || mapped->at[i + 1].start != m->end);
+    if (!grows || pm__walk_to(&walk, last, &until, &ignored))
+        return m->end;
+    return tries(u, last, size, POPULATED) == 0 ? last : m->end;
+}
+
+/* Registers mapping `i`; notes what cannot be. */
+static int watch_one(struct pm__uffd *u, size_t i, const struct pm__regions *wanted)
+{
+    const pm_region *m = &u->seen.mapped.at[i];
+    uint64_t ioctls = 0, end = end_of_watch(u, i, wanted);
     if (m->state & PM__V_SPECIAL)
         return pm__regions_add(&u->seen.unwatched, m->start, m->end, PM_W_SPECIAL);
-    if (m->state & (PM__V_OURS | PM__V_KERNELS))
+    if ((m->state & (PM__V_OURS | PM__V_KERNELS)) || m->start == end)
         return 0;
-    int rc = registers(u, m->start, m->end, &ioctls);
+    int rc = registers(u, m->start, end, &ioctls);
     if (rc < 0)
         return pm__regions_add(&u->seen.unwatched, m->start, m->end, why(rc));
     if (!(ioctls >> _UFFDIO_ZEROPAGE & 1)) { /* of all memory only hugetlb has none */
-        unregister(u, m->start, m->end);
+        unregister(u, m->start, end);
         return pm__regions_add(&u->seen.unwatched, m->start, m->end, PM_W_HUGETLB);
     }
-    return pm__regions_push(&u->registered, m->start, m->end, 0);
+    return pm__regions_push(&u->seen.registered, m->start, end, 0);
 }
 
 /* What of [start, end) is populated, in whole page tables. */
@@ -269,8 +287,8 @@ static int choose(struct pm__uffd *u, const struct pm__regions *wanted, bool eve
 {
     struct pm__walk walk = {.list = wanted};
     uint64_t spent = 0;
-    for (size_t i = 0; i < u->registered.n; i++) {
-        const pm_region *r = &u->registered.at[i];
+    for (size_t i = 0; i < u->seen.registered.n; i++) {
+        const pm_region *r = &u->seen.registered.at[i];
         for (uint64_t at = r->start, until; at < r->end; at = until) {
             uint32_t ignored;
             until = r->end;
@@ -296,7 +314,7 @@ int pm__uffd_watch(struct pm__uffd *u, const struct pm__regions *wanted, bool ev
         return rc;
     u->seen.mapped.n = 0;
     u->seen.unwatched.n = 0;
-    u->registered.n = 0;
+    u->seen.registered.n = 0;
     rc = pm__read_mapped("/proc/self/maps", u->lines, &u->seen.mapped);
     for (size_t i = 0; i < u->seen.mapped.n && rc == 0; i++) {
         const pm_region *m = &u->seen.mapped.at[i];
@@ -304,7 +322,7 @@ int pm__uffd_watch(struct pm__uffd *u, const struct pm__regions *wanted, bool ev
         uint32_t ignored;
         bool some = pm__walk_to(&walk, m->start, &until, &ignored) || until < m->end;
         if (some || everything)
-            rc = watch_one(u, m);
+            rc = watch_one(u, i, wanted);
         u->top = m->end > u->top && m->end < UINT64_C(1) << 63 ? m->end : u->top;
     }
     if (rc < 0)
@@ -382,7 +400,7 @@ static int scan_gaps(struct pm__uffd *u)
 /* A shared mapping of what may only be read: registering asks whether it could ever be written. */
 static void find_sealed(struct pm__uffd *u)
 {
-    struct pm__walk walk = {.list = &u->registered};
+    struct pm__walk walk = {.list = &u->seen.registered};
     for (size_t i = 0; i < u->seen.mapped.n; i++) {
         pm_region *m = &u->seen.mapped.at[i];
         uint64_t until = m->end, ioctls;
@@ -454,8 +472,8 @@ static bool is_ours(int fd)
 void pm__uffd_close(struct pm__uffd *u)
 {
     bool open = is_ours(u->fd);
-    for (size_t i = 0; open && i < u->registered.n; i++)
-        unregister(u, u->registered.at[i].start, u->registered.at[i].end);
+    for (size_t i = 0; open && i < u->seen.registered.n; i++)
+        unregister(u, u->seen.registered.at[i].start, u->seen.registered.at[i].end);
     if (open)
         close(u->fd);
     u->fd = -1;

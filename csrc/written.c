@@ -34,7 +34,7 @@ struct windows {
     pm_written *open;
     int method; /* of those that are open */
     struct pm__uffd uffd;
-    struct pm__regions wanted, now, sum, mapped;
+    struct pm__regions wanted, now, filled, sum, mapped;
     char lines[PM__LINES];
     struct pm_scan_region vector[PM__VECTOR];
 };
@@ -117,8 +117,9 @@ static uint32_t kind_of(const char *name, size_t len)
                        starts(name, len, "/dev/hugepages")
                    ? 0
                    : PM__V_SPECIAL;
-    if (starts(name, len, "[heap]") || starts(name, len, "[stack") || starts(name, len, "[anon") ||
-        len == 0)
+    if (starts(name, len, "[heap]"))
+        return PM__V_HEAP;
+    if (starts(name, len, "[stack") || starts(name, len, "[anon") || len == 0)
         return 0;
     return name[0] == '/' && !starts(name, len, "/[aio]") ? 0 : PM__V_SPECIAL;
 }
@@ -191,14 +192,21 @@ int pm__read_mapped(const char *path, char *buf, struct pm__regions *out)
 
 /* ---- windows that are open ------------------------------------------------------------- */
 
+/* What a window was told before, and what is read now, come to together. */
+static int sum_up(struct windows *all, const pm_written *w)
+{
+    all->filled.n = all->sum.n = 0;
+    if (all->method != PM_WRITTEN_UFFD)
+        return pm__softdirty_compare(&w->told, &all->now, &all->sum);
+    int rc = pm__fill(&w->wanted, &all->uffd.seen.mapped, &all->now, &all->filled);
+    return rc < 0 ? rc : pm__combine(&w->told, &all->filled, &all->sum);
+}
+
 /* Adds to what each window was told; where that fails nothing can be said any more. */
 static void tell(struct windows *all, pm_written *w, int rc)
 {
-    all->sum.n = 0;
-    if (rc == 0 && all->method == PM_WRITTEN_UFFD)
-        rc = pm__combine(&w->told, &all->now, &all->sum);
-    else if (rc == 0)
-        rc = pm__softdirty_compare(&w->told, &all->now, &all->sum);
+    if (rc == 0)
+        rc = sum_up(all, w);
     if (rc < 0 && !w->broken)
         w->broken = rc;
     if (w->broken)
@@ -277,7 +285,8 @@ static int watch(struct windows *all)
 static int begin_first(struct windows *all, pm_error err[2])
 {
     all->method = PM_WRITTEN_UFFD;
-    all->uffd.seen.armed.n = all->uffd.seen.scanned.n = all->uffd.registered.n = 0;
+    all->uffd.seen.armed.n = all->uffd.seen.scanned.n = 0;
+    all->uffd.seen.registered.n = 0;
     all->uffd.top = 0;
     if (pm__uffd_open(&all->uffd, &err[0]) == 0)
         return 0;

@@ -24,7 +24,8 @@ enum {
     PM__V_SEALED = 1 << 10,  /* shared, and the kernel refuses every write through it */
     PM__V_SPECIAL = 1 << 11, /* device memory and the like: not touched by us */
     PM__V_HUGETLB = 1 << 13,  /* hugetlb, where smaps tells */
-    PM__V_MARKED = 1 << 12   /* soft-dirty as a whole: it is new, or grew */
+    PM__V_MARKED = 1 << 12,   /* soft-dirty as a whole: it is new, or grew */
+    PM__V_HEAP = 1 << 14      /* [heap], which grows at its end */
 };
 
 int pm__regions_push(struct pm__regions *list, uint64_t start, uint64_t end, uint32_t state);
@@ -45,12 +46,15 @@ struct pm__seen {
     struct pm__regions mapped;    /* states: pm_perm and PM__V_ */
     struct pm__regions scanned;   /* states: categories of PAGEMAP_SCAN */
     struct pm__regions late;      /* the same of what came while it was scanned */
-    struct pm__regions armed;     /* what was protected when the window began */
+    struct pm__regions registered; /* what was watched when the window began, */
+    struct pm__regions armed;     /* and what was protected of it */
     struct pm__regions unwatched; /* states: pm_written_state, why it could not be */
     bool doubt_swap; /* a guard page cannot be told from a page that was swapped out */
 };
 
 int pm__judge(const struct pm__seen *seen, struct pm__regions *out);
+int pm__fill(const struct pm__regions *wanted, const struct pm__regions *mapped,
+             const struct pm__regions *told, struct pm__regions *out);
 int pm__combine(const struct pm__regions *before, const struct pm__regions *now,
                 struct pm__regions *out);
 
@@ -66,7 +70,6 @@ struct pm__uffd {
     int fd, pagemap;
     uint64_t categories; /* that this kernel can tell */
     uint64_t top;        /* mappings end below */
-    struct pm__regions registered;
     struct pm__seen seen;
     char *lines;                  /* PM__LINES bytes */
     struct pm_scan_region *vector; /* PM__VECTOR of them */

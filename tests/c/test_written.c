@@ -60,7 +60,8 @@ static void fill(uint32_t state[PAGES], const uint32_t *values, uint32_t n, stru
     }
 }
 
-static uint32_t expected(uint32_t mapped, uint32_t is, bool armed, uint32_t why, bool doubt)
+static uint32_t expected(uint32_t mapped, uint32_t is, bool armed, bool watched, uint32_t why,
+                         bool doubt)
 {
     bool file = is & PM_SCAN_FILE, shared = mapped & PM_SHARED_MAP;
     bool there = is != NOTHING && (is & (PM_SCAN_PRESENT | PM_SCAN_SWAPPED));
@@ -79,7 +80,7 @@ static uint32_t expected(uint32_t mapped, uint32_t is, bool armed, uint32_t why,
         return there && copy && plain && told ? PM_W_WRITTEN : PM_W_LOST;
     }
     if (!there || (file && !shared) || (is & (PM_SCAN_ZERO | PM_SCAN_GUARD)))
-        return armed ? PM_W_REPLACED : PM_W_EMPTY;
+        return watched && !(is & PM_SCAN_WPALLOWED) ? PM_W_REPLACED : PM_W_EMPTY;
     return why != NOTHING ? why : PM_W_NEW;
 }
 
@@ -97,7 +98,8 @@ static void every_page_is_judged_alone(void)
     struct pm__seen seen = {0};
     struct pm__regions out = {0};
     for (int round = 0; round < 3000; round++) {
-        uint32_t mapped[PAGES], is[PAGES], late[PAGES], armed[PAGES], why[PAGES], got[PAGES];
+        uint32_t mapped[PAGES], is[PAGES], late[PAGES], armed[PAGES], watched[PAGES], why[PAGES],
+            got[PAGES];
         uint32_t some[6];
         for (int i = 0; i < 6; i++)
             some[i] = rng_below(&r, 512);
@@ -105,6 +107,7 @@ static void every_page_is_judged_alone(void)
         fill(mapped, kinds, 7, &r);
         fill(is, some, 6, &r);
         fill(armed, armings, 2, &r);
+        fill(watched, armings, 2, &r);
         fill(why, reasons, 3, &r);
         for (int i = 0; i < PAGES; i++)
             late[i] = is[i] != NOTHING && rng_below(&r, 8) == 0 ? is[i] : NOTHING;
@@ -115,20 +118,22 @@ static void every_page_is_judged_alone(void)
         make(&seen.scanned, first, &r);
         make(&seen.late, late, &r);
         make(&seen.armed, armed, &r);
+        make(&seen.registered, watched, &r);
         make(&seen.unwatched, why, &r);
         seen.doubt_swap = rng_below(&r, 2);
         out.n = 0;
         CHECK_EQ(pm__judge(&seen, &out), 0);
         unmake(&out, got);
         for (int i = 0; i < PAGES; i++)
-            CHECK_IN(got[i] ==
-                         expected(mapped[i], is[i], armed[i] != NOTHING, why[i], seen.doubt_swap),
+            CHECK_IN(got[i] == expected(mapped[i], is[i], armed[i] != NOTHING,
+                                        watched[i] != NOTHING, why[i], seen.doubt_swap),
                      "round %d page %d: %u", round, i, got[i]);
     }
     pm__regions_free(&seen.mapped);
     pm__regions_free(&seen.scanned);
     pm__regions_free(&seen.late);
     pm__regions_free(&seen.armed);
+    pm__regions_free(&seen.registered);
     pm__regions_free(&seen.unwatched);
     pm__regions_free(&out);
 }
@@ -162,6 +167,10 @@ static void two_readings_are_one_window(void)
         {PM_W_BUSY, C, PM_W_BUSY},
         {L, L, L},
         {W, PM_W_REPLACED, PM_W_REPLACED},
+        {PM_W_REPLACED, E, PM_W_REPLACED},
+        {PM_W_REPLACED, C, PM_W_REPLACED},
+        {PM_W_REPLACED, W, W},
+        {PM_W_REPLACED, N, N},
         {PM_W_BUSY, W, W},
         {C, N, N},
         {N, NOTHING, NOTHING},
@@ -189,6 +198,36 @@ static void two_readings_are_one_window(void)
     }
     pm__regions_free(&before);
     pm__regions_free(&now);
+    pm__regions_free(&out);
+}
+
+/* What was asked for and is not mapped went; what is ours, or nobody asked for, is not told. */
+static void what_went_is_told(void)
+{
+    static const uint32_t asks[] = {NOTHING, 0}, maps[] = {NOTHING, 0, PM__V_OURS};
+    struct rng r = {.state = 7};
+    struct pm__regions wanted = {0}, mapped = {0}, told = {0}, out = {0};
+    for (int round = 0; round < 500; round++) {
+        uint32_t ask[PAGES], map[PAGES], say[PAGES], got[PAGES];
+        fill(ask, asks, 2, &r);
+        fill(map, maps, 3, &r);
+        for (int i = 0; i < PAGES; i++)
+            say[i] = map[i] == 0 ? rng_below(&r, PM_W_REPLACED) : NOTHING;
+        make(&wanted, ask, &r);
+        make(&mapped, map, &r);
+        make(&told, say, &r);
+        out.n = 0;
+        CHECK_EQ(pm__fill(&wanted, &mapped, &told, &out), 0);
+        unmake(&out, got);
+        for (int i = 0; i < PAGES; i++) {
+            bool gone = ask[i] != NOTHING && map[i] == NOTHING;
+            CHECK_IN(got[i] == (gone ? PM_W_REPLACED : say[i]), "round %d page %d: %u", round, i,
+                     got[i]);
+        }
+    }
+    pm__regions_free(&wanted);
+    pm__regions_free(&mapped);
+    pm__regions_free(&told);
     pm__regions_free(&out);
 }
 
@@ -254,7 +293,7 @@ static void mappings_are_read(void)
         PM_WRITE | PM_SHARED_MAP | PM__V_SPECIAL,
         PM_WRITE | PM_SHARED_MAP,
         PM_WRITE | PM_SHARED_MAP | PM__V_SPECIAL,
-        PM_WRITE | PM__V_HUGETLB | PM__V_SPECIAL,
+        PM_WRITE | PM__V_HEAP | PM__V_HUGETLB | PM__V_SPECIAL,
     };
     static char buf[PM__LINES];
     char path[] = "/tmp/written-XXXXXX";
@@ -376,6 +415,7 @@ int main(void)
 {
     RUN(every_page_is_judged_alone);
     RUN(two_readings_are_one_window);
+    RUN(what_went_is_told);
     RUN(soft_dirty_bits_know_what_was_given_back);
     RUN(mappings_are_read);
     RUN(a_window_tells_what_was_written);

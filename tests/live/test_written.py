@@ -43,7 +43,7 @@ HUGE = 2 << 20
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 MADV_COLLAPSE, MADV_GUARD_INSTALL = 25, 102
-MAP_FIXED, MAP_NORESERVE = 0x10, 0x4000
+MAP_FIXED, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -342,6 +342,40 @@ def test_an_object_that_moves_meanwhile():
     libc.munmap(other, 8 * PAGE)
 
 
+def far_memory(at: int, pages: int = 8) -> int:
+    """Memory where nothing else is put when it is unmapped."""
+    flags = PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE
+    assert libc.mmap(at, pages * PAGE, 3, flags, -1, 0) == at
+    return at
+
+
+def test_an_object_that_is_freed_and_comes_back_around_another_window():
+    """What is read in between does not make it forget what went."""
+    at = far_memory(1 << 33)
+    ctypes.memset(at, 1, 8 * PAGE)
+    with written(of=(at, 8 * PAGE)) as w:
+        ctypes.memset(at, 2, 8 * PAGE)
+        libc.munmap(at, 8 * PAGE)
+        with written(of=bytearray(PAGE)):
+            pass
+        far_memory(at)
+    assert w.written.bounds == (0, 8)
+    assert w.reasons == ("8 pages of a mapping that took the place of another meanwhile",)
+    libc.munmap(at, 8 * PAGE)
+
+
+def test_a_huge_object_that_is_replaced():
+    """Also where it was too empty to be watched page by page."""
+    pages = (2 << 30) // PAGE
+    at = far_memory(1 << 34, pages)
+    with written(of=(at, pages * PAGE)) as w:
+        ctypes.memset(at + (1 << 30), 1, PAGE)
+        libc.munmap(at, pages * PAGE)
+        far_memory(at, pages)
+    assert w.of((at + (1 << 30), PAGE)).written.bounds == (0, 1)
+    libc.munmap(at, pages * PAGE)
+
+
 def test_what_is_not_mapped_cannot_be_watched():
     """An error at once, not an answer of 0 afterwards."""
     at = libc.mmap(None, 8 * PAGE, 3, PRIVATE, -1, 0)
@@ -395,6 +429,19 @@ def test_too_many_open_files():
                 assert not isinstance(exc, Unsupported), exc
             os.close(held.pop())
         assert said and all("too many open files" in text for text in said), said
+        data = bytearray(8192)
+        with written(of=data) as w:
+            pass
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        try:
+            w.of(data)
+            raise SystemExit("it could be looked up")
+        except PmapsError as exc:
+            assert "Errno" not in str(exc) and "ulimit -n" in str(exc), exc
     """
     command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
@@ -429,19 +476,6 @@ def test_no_child_inherits_a_window():
             inherited += os.waitpid(pid, 0)[1] != 0
         over.set()
         for thread in threads:
-        data = bytearray(8192)
-        with written(of=data) as w:
-            pass
-        try:
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError:
-            pass
-        try:
-            w.of(data)
-            raise SystemExit("it could be looked up")
-        except PmapsError as exc:
-            assert "Errno" not in str(exc) and "ulimit -n" in str(exc), exc
             thread.join()
         assert inherited == 0, inherited
     """
@@ -747,6 +781,61 @@ def test_a_cloned_child_has_no_window():
         assert os.waitpid(pid, 0)[1] == 0
         data[2 * PAGE] = 1
     assert told(w, data) == ([1, 2], [])
+
+
+GROWING = """
+import contextlib, sys
+from pytest_pmaps import written
+
+def heaps():
+    with open("/proc/self/maps") as file:
+        return sum("[heap]" in line for line in file)
+
+with written():
+    pass
+before = heaps()
+kept = []
+for i in range(200):
+    with written():
+        kept.append([bytearray(5000) for _ in range(200)])
+print(before, heaps())
+"""
+
+
+def test_a_heap_that_grows_in_windows_stays_in_one_piece():
+    """200 windows, 200 MB: mappings would run out (vm.max_map_count) after some 65,000."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", GROWING], capture_output=True, text=True, cwd="/"
+    )
+    assert run.stderr == ""
+    before, after = (int(number) for number in run.stdout.split())
+    if not before:
+        pytest.skip("malloc has no heap of its own here ([heap] in maps)")
+    assert after <= before + 20
+
+
+END_OF_HEAP = """
+import ctypes, mmap
+from pytest_pmaps import written
+
+PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_void_p
+libc.sbrk.argtypes = [ctypes.c_ssize_t]
+end = -(-(libc.sbrk(64 * PAGE) + 64 * PAGE) // PAGE) * PAGE
+with written(of=(end - PAGE, PAGE)) as w:
+    ctypes.memset(end - 1, 1, 1)
+print(w.written.bounds, w.new.bounds)
+"""
+
+
+def test_the_end_of_the_heap_can_be_asked_for():
+    """Its last page is left out only where nobody wants to know."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", END_OF_HEAP], capture_output=True, text=True, cwd="/"
+    )
+    assert run.stderr == ""
+    assert run.stdout == "(1, 1) (0, 0)\n"
 
 
 def test_a_snapshot_inside_a_window_is_as_any():
