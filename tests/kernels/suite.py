@@ -55,11 +55,13 @@ NAMES = {
 _OPTIONS = "-q -rs --durations=10 --color=no"
 
 
-def plans(instead: str = "") -> dict[str, str]:
-    """The suite as ``guest/run`` reads it: a line a user and the arguments of pytest."""
+def plans(instead: str = "", user: str = "root") -> dict[str, str]:
+    """The suite, or other arguments of pytest for one user, as ``guest/run`` reads it: a line a
+    user and the arguments.
+    """
     whole = {who: (*files, *MORE.get(who, ())) for who, files in CORE.items()}
     every = {"core": CORE, "whole": whole, "names": NAMES}
-    return {name: _text({"root": (instead,)} if instead else plan) for name, plan in every.items()}
+    return {name: _text({user: (instead,)} if instead else plan) for name, plan in every.items()}
 
 
 def _text(parts: dict[str, tuple[str, ...]]) -> str:

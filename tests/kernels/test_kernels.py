@@ -2,8 +2,8 @@
 
 ``PMAPS_KERNELS`` names a folder for what is fetched and made, and for what the guests said;
 ``PMAPS_KERNELS_LIMIT`` is how many seconds a guest may take, ``PMAPS_KERNELS_CPUS`` how many
-processors it has, ``PMAPS_KERNELS_TESTS`` what to give to pytest there instead of the suite; with
-``PMAPS_KERNELS_WHOLE`` every boot runs the whole of it.
+processors it has, ``PMAPS_KERNELS_TESTS`` what to give to pytest there instead of the suite, as
+``PMAPS_KERNELS_USER`` (root, bpf, nobody); with ``PMAPS_KERNELS_WHOLE`` every boot runs the whole.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def folder() -> Path:
 @pytest.fixture(scope="session")
 def disks(folder: Path) -> tuple[Path, ...]:
     """The system's disk and the project's."""
-    return image.system(folder), image.project(
-        folder, suite.plans(os.environ.get("PMAPS_KERNELS_TESTS", ""))
-    )
+    tests = os.environ.get("PMAPS_KERNELS_TESTS", "")
+    user = os.environ.get("PMAPS_KERNELS_USER", "root")
+    return image.system(folder), image.project(folder, suite.plans(tests, user))
 
 
 @pytest.fixture(scope="session")
