@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from ._native import Columns, Window, buffer_span
 from .counts import format_bytes, parse_amount
 from .errors import FormatError, PmapsError
+from .procfs import START, stat_of
 
 __all__ = [
     "Edge",
@@ -295,8 +296,8 @@ def _check_same_memory(extent: Extent, columns: Columns) -> None:
 def _is_this_process(columns: Columns) -> bool:
     if columns.pid != os.getpid():
         return False
-    with open("/proc/self/stat", "rb") as file:
-        return columns.start_time == int(file.read().rpartition(b")")[2].split()[19])
+    fields = stat_of("self")
+    return fields is not None and columns.start_time == int(fields[START])
 
 
 def _not_a_copy(columns: Columns) -> str:

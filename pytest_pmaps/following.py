@@ -12,11 +12,11 @@ import signal
 import socket
 import struct
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from ._native import program_path
 from .errors import AccessDenied, PmapsError, Unsupported
+from .procfs import STATE, stat_of
 from .stopping import end_program, start_program, why_denied
 
 __all__ = ["Event", "Follower"]
@@ -74,8 +74,8 @@ class Follower:
     def wake(self) -> None:
         """Have it go on if somebody stopped it: what it holds stands still, too."""
         with suppress(OSError):
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state == "T":
+            stat = stat_of(self.pid)
+            if stat and stat[STATE] == "T":
                 os.kill(self.pid, signal.SIGCONT)  # not waited for yet, so it is still its pid
 
     def hear(self) -> Event | None:

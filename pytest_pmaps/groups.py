@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
 from ._native import Columns, Member, Request, cpu_time, migrated, same_mm, union
@@ -18,6 +17,7 @@ from .counts import Count
 from .errors import AccessDenied, NoSuchMapping, PmapsError, ProcessGone
 from .metrics import Counted
 from .model import Fact, Source, Verdict
+from .procfs import has_ended, stat_of
 from .select import Selector
 from .snapshots import Selection, Snapshot
 
@@ -437,7 +437,8 @@ class Capturing:
         try:
             columns = Columns.capture(Request(0 if pid == os.getpid() else pid))
         except (ProcessGone, AccessDenied) as exc:
-            self._note(Missing(pid, exc, over=_is_over(pid)))
+            over = _is_over(pid)
+            self._note(Missing(pid, exc if over or stat_of(pid) else _hidden(pid), over))
             return None
         if self.expected.get(pid, columns.start_time) != columns.start_time:
             self._note(Missing(pid, ProcessGone(f"process {pid} has exited"), over=True))
@@ -525,6 +526,13 @@ def _differ(a: _Process, b: _Process) -> bool:
     return here[0] != there[0] or counted
 
 
+def _hidden(pid: int) -> AccessDenied:
+    return AccessDenied(
+        f"process {pid} is there, but /proc does not show it: processes of others are hidden "
+        "(hidepid)"
+    )
+
+
 def _is_over(pid: int) -> bool:
     """Whether no thread of a process is left: it is gone, or waits to be reaped."""
     try:
@@ -533,13 +541,7 @@ def _is_over(pid: int) -> bool:
         return True
     except PermissionError:
         pass
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    # The first thread may have ended while others run on in the same memory.
-    return len(threads) == 1 and stat.rpartition(b")")[2].split()[:1] == [b"Z"]
+    return has_ended(pid, stat_of(pid))
 
 
 def _has_gaps(columns: Columns) -> bool:

@@ -10,9 +10,9 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from . import _native, aging
+from .procfs import read_line
 
 __all__ = ["Confounder", "SourceStatus", "confounders", "header_line", "sources"]
 
@@ -159,7 +159,7 @@ _REFUSALS = {
 
 
 def _why_no_tables(code: int) -> str:
-    if code == 20003 and _chosen(_read("/sys/kernel/security/lockdown")) == "confidentiality":
+    if code == 20003 and _chosen(read_line("/sys/kernel/security/lockdown")) == "confidentiality":
         return "the kernel is locked down for confidentiality"
     if code in _REFUSALS:
         return _REFUSALS[code][0]
@@ -204,19 +204,12 @@ def _why_no_frames() -> str:
 
 
 def _status() -> dict[str, str]:
-    lines = _read("/proc/self/status").splitlines()
+    lines = read_line("/proc/self/status").splitlines()
     return {k: v.strip() for k, _, v in (line.partition(":") for line in lines)}
 
 
 def _in_initial_user_namespace() -> bool:
-    return _read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return read_line("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
 
 
 # ---- what moves by itself
@@ -234,12 +227,12 @@ def _confounders() -> Iterator[Confounder]:
     lru = aging.mglru()
     if lru:
         yield Confounder("MGLRU", lru, "A is always clear, Y is cleared by itself")
-    if _read("/sys/kernel/mm/ksm/run") == "1":
+    if read_line("/sys/kernel/mm/ksm/run") == "1":
         yield Confounder("KSM", "running", "merges equal pages: mapcounts and sharing move")
-    thp = _chosen(_read("/sys/kernel/mm/transparent_hugepage/enabled"))
+    thp = _chosen(read_line("/sys/kernel/mm/transparent_hugepage/enabled"))
     if thp == "always":
         yield Confounder("huge pages", "always", "memory grows in steps of 2 MiB; RSS is noisy")
-    swaps = _read("/proc/swaps").splitlines()[1:]
+    swaps = read_line("/proc/swaps").splitlines()[1:]
     if swaps:
         yield Confounder("swap", f"{len(swaps)} areas", "pages leave RSS; dirty counts them still")
     unevictable = _meminfo("Unevictable")
@@ -257,7 +250,7 @@ def _chosen(text: str) -> str:
 
 
 def _meminfo(key: str) -> int:
-    for line in _read("/proc/meminfo").splitlines():
+    for line in read_line("/proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0])

@@ -19,6 +19,7 @@ from .capture import pid_of
 from .counts import Count, format_bytes
 from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
 from .hwm import Slack, slack
+from .procfs import START, behind_comm
 
 __all__ = ["Peak", "peak", "peak_of"]
 
@@ -72,7 +73,7 @@ class _Process:
 
     def _start_time(self) -> int:
         text = self._read(self._open("stat"))
-        return int(text.rpartition(")")[2].split()[19])
+        return int(behind_comm(text)[START])
 
     def _read(self, fd: int) -> str:
         __tracebackhide__ = True

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ._native import Columns, NotStopped, Request, tracer_path
 from .errors import AccessDenied, PmapsError, Unsupported
+from .procfs import behind_comm, read_line, read_text
 
 __all__ = [
     "capture_stopped",
@@ -153,7 +154,7 @@ def why_denied(pid: int, own_tracer: int) -> str:
     if other:
         names = " and ".join(f"process {n} ({_comm(n)})" for n in sorted(other))
         return f"{names} traces it already; only one can"
-    scope = _read(_YAMA)
+    scope = read_line(_YAMA)
     if scope in _SCOPES and not may_trace_all():
         return f"{_YAMA} is {scope}: {_SCOPES[scope]}"
     return "a security module or a container's profile forbids it (AppArmor, SELinux, seccomp)"
@@ -169,7 +170,7 @@ _SCOPES = {
 
 def _traced_by(pid: int) -> set[int]:
     """The tracers of its threads."""
-    lines = [line for task in _tasks(pid) for line in _read(task / "status").splitlines()]
+    lines = [line for task in _tasks(pid) for line in read_line(task / "status").splitlines()]
     return {int(line.split()[1]) for line in lines if line.startswith("TracerPid:")}
 
 
@@ -189,22 +190,15 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def _is_stuck(task: Path) -> bool:
-    return _read(task / "stat").rpartition(")")[2].split()[:1] == ["D"]
+    return behind_comm(read_text(task / "stat"))[:1] == ["D"]
 
 
 def may_trace_all() -> bool:
     """Whether this process has CAP_SYS_PTRACE."""
-    lines = _read(Path("/proc/self/status")).splitlines()
+    lines = read_line(Path("/proc/self/status")).splitlines()
     (effective,) = (int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
     return bool(effective >> _CAP_SYS_PTRACE & 1)
 
 
 def _comm(pid: int) -> str:
-    return _read(Path(f"/proc/{pid}/comm"))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return read_line(Path(f"/proc/{pid}/comm"))

@@ -6,9 +6,9 @@ started whom.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ._native import Window
@@ -17,6 +17,7 @@ from .capture import pid_of
 from .counts import Count
 from .delta import Delta
 from .groups import Capturing, Group, Members, is_skip
+from .procfs import PARENT, START, has_ended, read_text, stat_of
 from .snapshots import Selection, Snapshot
 
 __all__ = ["Share", "Tree", "TreeChange", "tree"]
@@ -180,8 +181,9 @@ def tree(target: object = None, *, missing: Literal["raise", "skip"] = "raise") 
     A process whose parent has ended belongs to init, or a subreaper, and is no descendant:
     ``pmaps.run(follow=True)`` sees such.
 
-    A descendant that may not be read raises AccessDenied; with ``missing="skip"`` it is left out
-    and listed in ``tree.missing``, and totals have no upper end.  The root has to be there.
+    A descendant that may not be read, or that /proc hides, raises AccessDenied; with
+    ``missing="skip"`` it is left out and listed in ``tree.missing``, and totals have no upper end.
+    The root has to be there.
     Where processes were started faster than they could be captured, the verdict says so, and
     totals have no upper end either.
     """
@@ -191,7 +193,8 @@ def tree(target: object = None, *, missing: Literal["raise", "skip"] = "raise") 
     capturing = Capturing(lambda lost: lost.pid != root and (lost.over or skip))
     family = _Family(root, capturing.expected)
     members = capturing.members([root], family.find)
-    members.processes.sort(key=lambda process: family.order.index(process.pid))
+    places = {pid: place for place, pid in enumerate(family.order)}
+    members.processes.sort(key=lambda process: places[process.pid])
     if family.grew:
         members.unlisted = _GREW
     return Tree(members, root, family.parents)
@@ -204,7 +207,6 @@ class _Family:
         self.root = root
         self.starts = starts
         self.parents: dict[int, int] = {}
-        self.order = [root]
         self.rounds = 0
         self.grew = False
 
@@ -213,22 +215,20 @@ class _Family:
         self.rounds += 1
         seen = _processes()
         parents = {pid: process.parent for pid, process in seen.items()}
-        found = [pid for pid in _below(self.root, parents) if pid not in self.order]
-        self.parents.update((pid, parents[pid]) for pid in found)
-        self.starts.update((pid, seen[pid].start) for pid in found)
+        for parent in taken:
+            parents |= dict.fromkeys(_hidden_children(parent), parent)
+        found = [pid for pid in _below(self.root, parents) if pid not in self.parents]
         self.grew = bool(found) and self.rounds > _ROUNDS
         if self.grew:
             return []
-        for pid in found:
-            # Behind its parent and the parent's other children.
-            family = [i for i, each in enumerate(self.order) if self._descends(each, parents[pid])]
-            self.order.insert(max(family) + 1, pid)
+        self.parents |= {pid: parents[pid] for pid in found}
+        self.starts |= {pid: seen[pid].start for pid in found if pid in seen}
         return found
 
-    def _descends(self, pid: int | None, ancestor: int) -> bool:
-        while pid is not None and pid != ancestor:
-            pid = self.parents.get(pid)
-        return pid is not None
+    @property
+    def order(self) -> list[int]:
+        """All of them, parents before children."""
+        return [self.root, *_below(self.root, self.parents)]
 
 
 def _below(root: int, parents: dict[int, int]) -> list[int]:
@@ -254,21 +254,17 @@ def _processes() -> dict[int, _Seen]:
 
 
 def _look_at(pid: int) -> _Seen | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    fields = stat_of(pid)
+    if fields is None or has_ended(pid, fields):
         return None
-    fields = stat.rpartition(b")")[2].split()  # from the third on
-    if fields[0] in (b"Z", b"X") and _threads(pid) <= 1:
-        return None
-    return _Seen(int(fields[1]), int(fields[19]))
+    return _Seen(int(fields[PARENT]), int(fields[START]))
 
 
-def _threads(pid: int) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return 0
+def _hidden_children(pid: int) -> set[int]:
+    """Children that the kernel names, and that /proc does not show (hidepid)."""
+    tasks = glob.glob(f"/proc/{pid}/task/*/children")
+    named = {int(child) for task in tasks for child in read_text(task).split()}
+    return {child for child in named if stat_of(child) is None}
 
 
 def _identity(snapshot: Snapshot) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from .following import Event, Follower
 from .launching import ADDR_NO_RANDOMIZE
 from .model import Depth
 from .moments import TRACED, Child, Moment, Moments, Peak, returncode_of
+from .procfs import PARENT, START, read_line, read_text, stat_of
 from .snapshots import Snapshot
 
 __all__ = ["Listener", "Process", "Watch"]
@@ -126,7 +127,7 @@ class Watch:
         self.samples: list[Moment] = []
         self.notes: list[str] = []
         self.aslr: bool | None = None
-        self._start_time = 0
+        self._start_time: int | None = None
         self._held: dict[int, tuple[Process, Moment | None]] = {}
 
     # ---- for whoever asked
@@ -215,8 +216,11 @@ class Watch:
         if ticks <= self._ticks:
             return
         self._ticks = ticks
-        if _start_time_of(self.root.pid) != self._start_time:
-            self._over = True  # it has been waited for
+        try:
+            if not self._is_root_alive():
+                self._over = True  # it has been waited for
+                return
+        except OSError:  # too many open files: the next time, perhaps
             return
         if not self._has_begun():
             return
@@ -259,9 +263,7 @@ class Watch:
             return Moment(process.pid, name, seconds, None, str(exc))
         except PmapsError as exc:
             return Moment(process.pid, name, seconds, None, str(exc))
-        if depth >= Depth.TOTALS:
-            low = snapshot.rss.bytes.bounds[0]
-            process.peak.least = max(process.peak.least, low or 0)
+        process.peak.least = max(process.peak.least, snapshot.rss.bytes.bounds[0] or 0)
         return Moment(process.pid, name, seconds, snapshot)
 
     def _keep(self, process: Process, moment: Moment) -> None:
@@ -270,7 +272,7 @@ class Watch:
 
     def _look(self, process: Process, *, final: bool, thread: int = 0) -> None:
         path = f"/proc/{process.pid}/task/{thread}" if thread else f"/proc/{process.pid}"
-        process.peak.look(_read(f"{path}/status"), final=final)
+        process.peak.look(read_text(f"{path}/status"), final=final)
 
     # ---- the follower
 
@@ -314,7 +316,7 @@ class Watch:
         process.args = _args_of(process.pid)
         if process is self.root:
             with suppress(ValueError):
-                self.aslr = _aslr(int(_read(f"/proc/{process.pid}/personality"), 16))
+                self.aslr = _aslr(int(read_text(f"/proc/{process.pid}/personality"), 16))
         moment = None
         if "exec" in self._at:
             moment = self._capture(process, "exec", self._depth, held=True)
@@ -436,7 +438,10 @@ class Watch:
                 return True
             if pid <= 1 or pid == os.getpid():
                 return False
-            pid = _parent_of(pid)
+            fields = stat_of(pid)
+            if fields is None:
+                return False
+            pid = int(fields[PARENT])
         return False
 
     def _is_root_alive(self) -> bool:
@@ -457,7 +462,7 @@ def _has_hung_up(asking: socket.socket) -> bool:
 
 def _has_leak_sanitizer(pid: int) -> bool:
     """As a library, or in the program itself."""
-    if re.search(r"/lib(clang_rt\.)?[al]san[^/]*$", _read(f"/proc/{pid}/maps"), re.MULTILINE):
+    if re.search(r"/lib(clang_rt\.)?[al]san[^/]*$", read_text(f"/proc/{pid}/maps"), re.MULTILINE):
         return True
     with (
         suppress(OSError, ValueError),
@@ -472,34 +477,17 @@ def _nothing(process: Process, event: Event) -> None:
     pass
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _args_of(pid: int) -> tuple[str, ...]:
-    return tuple(_read(f"/proc/{pid}/cmdline").split("\0")[:-1])
+    return tuple(read_text(f"/proc/{pid}/cmdline").split("\0")[:-1])
 
 
-def _stat_of(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind comm; the first is the state, field 3."""
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-
-
-def _start_time_of(pid: int) -> int:
-    fields = _stat_of(pid)
-    return int(fields[22 - 3]) if len(fields) > 22 - 3 else 0
-
-
-def _parent_of(pid: int) -> int:
-    fields = _stat_of(pid)
-    return int(fields[4 - 3]) if len(fields) > 4 - 3 else 0
+def _start_time_of(pid: int) -> int | None:
+    fields = stat_of(pid)
+    return int(fields[START]) if fields else None
 
 
 def _aslr(personality: int | None) -> bool | None:
-    if _read(str(_ASLR)).strip() == "0":
+    here = read_line(_ASLR)
+    if here == "0" or (personality is not None and personality & ADDR_NO_RANDOMIZE):
         return False
-    return None if personality is None else not personality & ADDR_NO_RANDOMIZE
+    return None if personality is None or not here else True

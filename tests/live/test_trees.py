@@ -216,6 +216,36 @@ def test_zombies_are_no_members():
         assert taken.sum_rss.exact
 
 
+def test_a_child_that_proc_hides():
+    """Another user's, where /proc shows ours alone: it is not said that there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a /proc that hides processes")
+    code = """
+import sys
+from pytest_pmaps import PmapsError, tree
+pid = int(sys.argv[1])
+try:
+    tree(pid)
+except PmapsError as exc:
+    print(type(exc).__name__, "hidden" in str(exc))
+rest = tree(pid, missing="skip")
+print(rest.pids == (pid,), rest.sum_rss.bounds[1], len(rest.missing))
+"""
+    as_user = " ".join(as_nobody()[:-1])
+    script = f"""
+mount -t proc -o hidepid=2 proc /proc || exit 77
+sh -c 'sleep 100 & exec {as_user} sleep 200' & parent=$!
+while [ "$(cat /proc/$parent/comm)" != sleep ]; do sleep 0.01; done
+{as_user} {unprivileged_python()} -P -c "$0" $parent
+kill -KILL $parent $(cat /proc/$parent/task/*/children)
+"""
+    command = ["unshare", "-mpf", "sh", "-c", script, code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if done.returncode == 77:
+        pytest.skip("a /proc cannot be mounted here")
+    assert done.stdout.splitlines() == ["AccessDenied True", "True None 1"], done.stderr
+
+
 def test_a_root_that_is_gone():
     """Says so, as snapshot() does."""
     with subprocess.Popen(["true"]) as process:

@@ -11,10 +11,10 @@ from pytest_pmaps import _native, host
 
 def pte(monkeypatch: pytest.MonkeyPatch, code: int, **files: str) -> host.SourceStatus:
     """What is said of page tables that are refused with a code, on a host that reads so."""
-    read = host._read
+    read = host.read_line
     monkeypatch.setattr(_native, "probe", lambda: {"pte": code})
     monkeypatch.setattr(
-        host, "_read", lambda path: files.get(path.rpartition("/")[2]) or read(path)
+        host, "read_line", lambda path: files.get(path.rpartition("/")[2]) or read(path)
     )
     (status,) = host.sources()
     return status

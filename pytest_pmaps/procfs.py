@@ -1,0 +1,67 @@
+"""Small files of /proc that are read from Python: which process is which, and what it is called.
+
+What is measured is read by the engine; these only say whom it is measured of.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = [
+    "PARENT",
+    "START",
+    "STATE",
+    "behind_comm",
+    "has_ended",
+    "read_line",
+    "read_text",
+    "stat_of",
+]
+
+#: Where fields of /proc/PID/stat stand behind comm, of which the first is the third of the file.
+STATE, PARENT, START = 3 - 3, 4 - 3, 22 - 3
+
+
+def read_text(path: str | Path) -> str:
+    """A file; ``""`` where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def read_line(path: str | Path) -> str:
+    """A file of one line, without its end; ``""`` where it cannot be read."""
+    return read_text(path).strip()
+
+
+def behind_comm(stat: str) -> list[str]:
+    """The fields of a stat file from the state on: comm, before it, may hold anything."""
+    return stat.rpartition(")")[2].split()
+
+
+def stat_of(pid: int | str) -> list[str] | None:
+    """The fields of ``/proc/PID/stat`` from the state on; None where there is no such process.
+
+    Raises OSError where that cannot be told (too many open files).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
+            return behind_comm(file.read()) or None
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def has_ended(pid: int, stat: list[str] | None) -> bool:
+    """Whether all of a process that is still shown has ended, and it waits to be reaped.
+
+    Its first thread may have ended while others run on in the same memory.
+    """
+    if stat is None or stat[STATE] not in ("Z", "X"):
+        return False
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) == 1
+    except OSError:
+        return False
