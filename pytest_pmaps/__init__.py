@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .peaks import Peak, peak, peak_of
     from .recordings import record
     from .running import run
+    from .sampling import TreePeak, tree_peak
     from .settling import settle
     from .snapshots import Mapping, Pages, Selection, Snapshot, diff
     from .streaming import Stream, stream
@@ -106,6 +107,7 @@ __all__ = [
     "TouchedSelection",
     "Tree",
     "TreeChange",
+    "TreePeak",
     "Undetermined",
     "Unsupported",
     "Unwatched",
@@ -140,6 +142,7 @@ __all__ = [
     "stream",
     "touched",
     "tree",
+    "tree_peak",
     "written",
 ]
 
@@ -155,6 +158,7 @@ _MODULES = (
     "capture",
     "groups",
     "trees",
+    "sampling",
     "streaming",
     "writing",
     "touching",

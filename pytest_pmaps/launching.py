@@ -7,6 +7,7 @@ until somebody follows; then it becomes the program.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import struct
@@ -17,6 +18,7 @@ from typing import IO, Any, NamedTuple, Self, TypeAlias, TypedDict
 
 from ._native import program_path
 from .errors import AccessDenied, PmapsError
+from .procfs import read_text
 
 __all__ = ["Args", "Command", "Environment", "Launched", "Options", "launch", "pinned"]
 
@@ -210,15 +212,31 @@ def check_privilege(command: Command, cwd: Path | None, *, may_trace_all: bool) 
 
 
 def _privilege(path: bytes) -> str:
-    mode, capable = 0, False
     with suppress(OSError):
         mode = os.stat(path).st_mode
-        capable = bool(os.getxattr(path, "security.capability"))
-    if mode & stat.S_ISUID:
-        return "is a setuid program"
-    if mode & stat.S_ISGID and mode & stat.S_IXGRP:
-        return "is a setgid program"
-    return "has capabilities" if capable else ""
+        if mode & stat.S_ISUID:
+            return "is a setuid program"
+        if mode & stat.S_ISGID and mode & stat.S_IXGRP:
+            return "is a setgid program"
+        if os.getxattr(path, "security.capability"):
+            return "has capabilities"
+    return ""
+
+
+def privilege_lost(pid: int) -> str:
+    """What a program that was executed just now would have had, had it not been traced;
+    ``""`` where it lacks nothing, or may not be asked.
+    """
+    path = f"/proc/{pid}/exe"
+    kind = _privilege(os.fsencode(path))
+    if not kind or kind == "has capabilities":
+        return kind
+    ids = dict(re.findall(r"\n(Uid|Gid):\s+\d+\s+(\d+)", read_text(f"/proc/{pid}/status")))
+    with suppress(OSError, KeyError):
+        file = os.stat(path)
+        name, owner = ("Uid", file.st_uid) if file.st_mode & stat.S_ISUID else ("Gid", file.st_gid)
+        return kind if int(ids[name]) != owner else ""
+    return ""
 
 
 # ---- the same every time

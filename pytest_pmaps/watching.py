@@ -24,11 +24,12 @@ from ._native import Columns, Request, same_mm
 from .checkpoints import LONGEST
 from .errors import PmapsError, ProcessGone
 from .following import Event, Follower
-from .launching import ADDR_NO_RANDOMIZE
+from .launching import ADDR_NO_RANDOMIZE, privilege_lost
 from .model import Depth
 from .moments import TRACED, Child, Moment, Moments, Peak, returncode_of
 from .procfs import PARENT, START, read_line, read_text, stat_of
 from .snapshots import Snapshot
+from .stopping import may_trace_all
 
 __all__ = ["Listener", "Process", "Watch"]
 
@@ -40,6 +41,10 @@ _LEAK_STATUSES = (1, 23)  # by which AddressSanitizer and LeakSanitizer end a pr
 _LEAK_NOTE = (
     "process {} ended with {}, and has LeakSanitizer, which does not work under ptrace: that may "
     "be why; LSAN_OPTIONS=detect_leaks=0 (ASAN_OPTIONS) or trace=False tell"
+)
+_PRIVILEGE_NOTE = (
+    "process {} executed {}, which {}: being traced, it ran without its privilege; "
+    "trace=False runs it as it is"
 )
 _LONGEST_PATH = 100  # of a socket
 
@@ -317,6 +322,8 @@ class Watch:
         if process is self.root:
             with suppress(ValueError):
                 self.aslr = _aslr(int(read_text(f"/proc/{process.pid}/personality"), 16))
+        if not may_trace_all() and (kind := privilege_lost(process.pid)):
+            self.notes.append(_PRIVILEGE_NOTE.format(process.pid, _name_of(process), kind))
         moment = None
         if "exec" in self._at:
             moment = self._capture(process, "exec", self._depth, held=True)
@@ -479,6 +486,12 @@ def _nothing(process: Process, event: Event) -> None:
 
 def _args_of(pid: int) -> tuple[str, ...]:
     return tuple(read_text(f"/proc/{pid}/cmdline").split("\0")[:-1])
+
+
+def _name_of(process: Process) -> str:
+    with suppress(OSError):
+        return os.readlink(f"/proc/{process.pid}/exe")
+    return process.args[0] if process.args else "a program"
 
 
 def _start_time_of(pid: int) -> int | None:

@@ -14,6 +14,7 @@ from .. import (
     holding,
     peaks,
     running,
+    sampling,
     settling,
     snapshots,
     touching,
@@ -78,6 +79,7 @@ class Pmaps:
     peak = staticmethod(peaks.peak)
     peak_of = staticmethod(peaks.peak_of)
     settle = staticmethod(settling.settle)
+    tree_peak = staticmethod(sampling.tree_peak)
     touched = staticmethod(touching.touched)
     written = staticmethod(writing.written)
     assert_at_most = staticmethod(assertions.assert_at_most)

@@ -709,6 +709,27 @@ except p.AccessDenied as exc:
     assert said_as_nobody(code, program) == "3\n"
 
 
+def test_a_setuid_program_that_is_executed_later(public: Path, dynamic: Path):
+    """It runs without its privilege, as the kernel has it, and the run says so."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a setuid program")
+    program = public / "finisher-setuid-later"
+    shutil.copy(dynamic, program)
+    program.chmod(0o4755)
+    code = """
+import sys
+import pytest_pmaps as p
+for trace in True, False:
+    run = p.run(["sh", "-c", "exec $0 exit 3", sys.argv[1]], trace=trace)
+    print(run.returncode, [note for note in run.notes if "setuid" in note and sys.argv[1] in note])
+print(p.run(["sh", "-c", "exec true"]).notes)
+"""
+    traced, plain, other, _ = said_as_nobody(code, program).split("\n")
+    assert traced.startswith("3 ['process ")
+    assert "without its privilege" in traced
+    assert (plain, other) == ("3 []", "()")
+
+
 def test_somebody_traces_already(dynamic: Path):
     """A debugger's child is not ours to follow; the message says who has it, and what works."""
     if shutil.which("strace") is None:

@@ -115,6 +115,11 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
     assert_type(most.at_start - most.at_end, pp.Count)
     assert_type(most.reasons, tuple[str, ...])
     assert_type(pp.peak_of(popen), pp.Count)
+    with pp.tree_peak(popen, every=0.5, missing="skip") as together:
+        pass
+    assert_type(together, pp.TreePeak)
+    assert_type(together.sampled <= "1 MiB", bool)
+    assert_type(together.tree, pp.Tree | None)
     for file in pp.held(popen):
         assert_type(file, pp.Held)
         assert_type(file.bytes, pp.Count)
