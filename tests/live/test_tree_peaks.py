@@ -55,6 +55,7 @@ class Server:
         self.pid = process.pid
 
     def say(self, line: str) -> str:
+        """What it answers."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
@@ -64,6 +65,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
+    """One that runs, and nothing of it afterwards."""
     command = [sys.executable, "-P", "-c", SERVER]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, process_group=0, **pipes) as process:
