@@ -8,6 +8,8 @@ from contextvars import ContextVar
 __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
+    "BudgetError",
+    "BudgetExceeded",
     "Cancelled",
     "FootprintError",
     "FormatError",
@@ -54,6 +56,27 @@ class FormatError(PmapsError, ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_format_error, (self.reason, self.line))
+
+
+class BudgetError(FormatError):
+    """A budget does not read; ``text`` is the budget, ``position`` the place of the trouble, which
+    the message marks.
+    """
+
+    def __init__(self, reason: str, text: str, position: int) -> None:
+        # One character for one character, so that the caret stays where it belongs.
+        shown = "".join(c if c.isprintable() else " " for c in text)
+        start = max(0, position - 60)
+        dots = "..." if start else ""
+        shown = dots + shown[start : position + 60]
+        place = position - start + len(dots)
+        super().__init__(f"{reason}\n  {shown}\n  {' ' * place}^")
+        self.text = text
+        self.position = position
+
+    def __reduce__(self) -> tuple[object, ...]:
+        reason = self.reason.partition("\n")[0]
+        return (BudgetError, (reason, self.text, self.position))
 
 
 class NoSuchMapping(PmapsError, LookupError):
@@ -107,6 +130,15 @@ class FootprintError(AssertionError):
         return (_footprint_error, (str(self),))
 
 
+class BudgetExceeded(FootprintError):
+    """More is held than a budget allows."""
+
+    __module__ = "builtins"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_budget_exceeded, (str(self),))
+
+
 def _format_error(reason: str, line: int | None) -> FormatError:
     return FormatError(reason, line=line)
 
@@ -115,6 +147,10 @@ def _footprint_error(message: str) -> FootprintError:
     return FootprintError(message)
 
 
+def _budget_exceeded(message: str) -> BudgetExceeded:
+    return BudgetExceeded(message)
+
+
 # Summary lines have no room for a path of modules; by this name they can be imported, too.
-for _error in (PmapsError, *PmapsError.__subclasses__()):
+for _error in (PmapsError, *PmapsError.__subclasses__(), BudgetError):
     _error.__module__ = "pytest_pmaps"
