@@ -19,9 +19,20 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from .errors import FormatError
+from .jsontext import (
+    Record,
+    Wrong,
+    any_object,
+    boolean,
+    checked_format,
+    integer,
+    list_of,
+    read,
+    shown,
+    string,
+)
 from .model import COUNTERS, FLAG_LETTERS, MAPCOUNT, PARTS, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
 
@@ -194,98 +205,45 @@ def parse(text: str) -> PlainSnapshot:
 
 def parse_with_extra(text: str) -> tuple[PlainSnapshot, dict[str, Any]]:
     """Read a snapshot and what was written as ``extra``; raises as :func:`parse` does."""
-    value = _decode(text)
-    try:
-        return _snapshot(value)
-    except _Wrong as wrong:
-        raise FormatError(wrong.reason, line=_line_of(text, wrong.path)) from None
-
-
-class _Wrong(Exception):
-    """Something is wrong, at a path of keys and positions from where it is raised."""
-
-    def __init__(self, reason: str, *path: str | int) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.path = path
-
-    def under(self, step: str | int) -> _Wrong:
-        return _Wrong(self.reason, step, *self.path)
-
-
-class _Record:
-    """A JSON object whose keys are asked for by name; what nobody asked for is refused."""
-
-    def __init__(self, value: object) -> None:
-        if not isinstance(value, dict):
-            raise _Wrong(f"an object belongs here, not {_kind_of(value)}")
-        self._left = dict(value)
-
-    def need(self, key: str, read: Callable[[object], _T]) -> _T:
-        if key not in self._left:
-            raise _Wrong(f'"{key}" is missing')
-        try:
-            return read(self._left.pop(key))
-        except _Wrong as wrong:
-            raise wrong.under(key) from None
-
-    def get(self, key: str, read: Callable[[object], _T], default: _T) -> _T:
-        return self.need(key, read) if key in self._left else default
-
-    def done(self) -> None:
-        for key in self._left:
-            raise _Wrong(f"unknown key {_shown(key)}", key)
+    return read(text, _snapshot)
 
 
 def _snapshot(value: object) -> tuple[PlainSnapshot, dict[str, Any]]:
-    record = _Record(_checked_format(value))
+    record = Record(checked_format(value, FORMAT, VERSION))
     snapshot = PlainSnapshot(mappings=[], page_size=record.need("page_size", _page_size))
-    snapshot.pid = record.need("pid", _integer(_I31))
-    snapshot.comm = record.need("comm", _text)
-    snapshot.start_time = record.need("start_time", _integer(_U64))
-    snapshot.captured_ns = record.need("captured_ns", _integer(_U64))
-    snapshot.complete = record.need("complete", _boolean)
-    snapshot.self_capture = record.need("self_capture", _boolean)
-    snapshot.appeared = record.need("appeared", _integer(_U32))
-    snapshot.raced_pages = record.need("raced_pages", _integer(_U64))
-    snapshot.missed_pages = record.need("missed_pages", _integer(1 << 52))
+    snapshot.pid = record.need("pid", integer(_I31))
+    snapshot.comm = record.need("comm", string)
+    snapshot.start_time = record.need("start_time", integer(_U64))
+    snapshot.captured_ns = record.need("captured_ns", integer(_U64))
+    snapshot.complete = record.need("complete", boolean)
+    snapshot.self_capture = record.need("self_capture", boolean)
+    snapshot.appeared = record.need("appeared", integer(_U32))
+    snapshot.raced_pages = record.need("raced_pages", integer(_U64))
+    snapshot.missed_pages = record.need("missed_pages", integer(1 << 52))
     snapshot.sources = record.need("sources", _sources)
     snapshot.status = record.need("status", _numbers)
     snapshot.depth = record.get("depth", _depth, Depth.FULL)
-    snapshot.pte_disagreed = record.get("pte_disagreed", _integer(_U64), 0)
-    snapshot.faults = record.get("faults", _integer(_U64), 0)
-    snapshot.partial = record.get("partial", _boolean, False)
-    snapshot.next_address = record.get("next_address", _integer(_U64), 0)
-    snapshot.stopped_ns = record.get("stopped_ns", _integer(_U64), 0)
-    extra: dict[str, Any] = record.get("extra", _any_object, {})
-    snapshot.objects = record.need("objects", _list_of(_read_object))
+    snapshot.pte_disagreed = record.get("pte_disagreed", integer(_U64), 0)
+    snapshot.faults = record.get("faults", integer(_U64), 0)
+    snapshot.partial = record.get("partial", boolean, False)
+    snapshot.next_address = record.get("next_address", integer(_U64), 0)
+    snapshot.stopped_ns = record.get("stopped_ns", integer(_U64), 0)
+    extra: dict[str, Any] = record.get("extra", any_object, {})
+    snapshot.objects = record.need("objects", list_of(_read_object))
     snapshot.mappings = record.need("mappings", lambda it: _read_mappings(it, snapshot))
     record.done()
     return snapshot, extra
 
 
-def _checked_format(value: object) -> dict[str, Any]:
-    """The file without its first two keys, if they are ours."""
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise _Wrong(f'this is JSON, but no {FORMAT}: those begin with "format": "{FORMAT}"')
-    version = value.get("version")
-    if type(version) is not int or version < 1:
-        raise _Wrong(f"no version of the format: {_shown(version)}", "version")
-    if version > VERSION:
-        mine = f"this pytest-pmaps understands version {VERSION}"
-        raise _Wrong(f"a snapshot of format version {version}; {mine}", "version")
-    return {key: item for key, item in value.items() if key not in ("format", "version")}
-
-
 def _read_object(value: object) -> PlainObject:
-    record = _Record(value)
+    record = Record(value)
     item = PlainObject(
-        name=record.need("name", _text),
+        name=record.need("name", string),
         dev=record.need("dev", _read_dev),
-        inode=record.need("inode", _integer(_U64)),
-        status=record.need("status", _integer(_I31, -_I31)),
-        err=record.need("err", _integer(_I31, -_I31)),
-        parts=record.need("parts", _list_of(_read_part)),
+        inode=record.need("inode", integer(_U64)),
+        status=record.need("status", integer(_I31, -_I31)),
+        err=record.need("err", integer(_I31, -_I31)),
+        parts=record.need("parts", list_of(_read_part)),
     )
     record.done()
     return item
@@ -293,13 +251,13 @@ def _read_object(value: object) -> PlainObject:
 
 def _read_part(value: object) -> tuple[int, int, int]:
     if not isinstance(value, list) or len(value) != 3:
-        raise _Wrong("a part is its name, start and end")
+        raise Wrong("a part is its name, start and end")
     name, start, end = value
     if name not in PARTS:
-        raise _Wrong(f"{_shown(name)} is no part: they are {', '.join(PARTS)}")
+        raise Wrong(f"{shown(name)} is no part: they are {', '.join(PARTS)}")
     part = PARTS.index(name), _address(start), _address(end)
     if part[1] > part[2]:
-        raise _Wrong("the part ends before it begins")
+        raise Wrong("the part ends before it begins")
     return part
 
 
@@ -310,25 +268,25 @@ def _read_mappings(value: object, snapshot: PlainSnapshot) -> list[PlainMapping]
         nonlocal end
         mapping = _read_mapping(item, snapshot)
         if mapping.start < end:
-            raise _Wrong("this mapping begins before the last one ends")
+            raise Wrong("this mapping begins before the last one ends")
         end = mapping.end
         return mapping
 
-    return _list_of(read)(value)
+    return list_of(read)(value)
 
 
 def _read_mapping(value: object, snapshot: PlainSnapshot) -> PlainMapping:
-    record = _Record(value)
+    record = Record(value)
     mapping = PlainMapping(
         start=record.need("start", _address),
         end=record.need("end", _address),
         perms=record.need("perms", _perms),
-        name=record.need("name", _text),
+        name=record.need("name", string),
         kind=record.need("kind", _kind),
-        index=record.need("index", _integer(_U64)),
-        offset=record.get("offset", _integer(_U64), 0),
+        index=record.need("index", integer(_U64)),
+        offset=record.get("offset", integer(_U64), 0),
         dev=record.get("dev", _read_dev, (0, 0)),
-        inode=record.get("inode", _integer(_U64), 0),
+        inode=record.get("inode", integer(_U64), 0),
         object=record.get("object", _position(len(snapshot.objects)), None),
     )
     _read_states(record, mapping)
@@ -338,28 +296,28 @@ def _read_mapping(value: object, snapshot: PlainSnapshot) -> PlainMapping:
     return mapping
 
 
-def _read_states(record: _Record, mapping: PlainMapping) -> None:
-    mapping.index_exact = record.get("index_exact", _boolean, False)
-    mapping.vmflags = record.get("vmflags", _text, "")
-    mapping.extra = record.get("extra", _text, "")
-    mapping.trouble = record.get("trouble", _integer(_U32), 0)
-    mapping.raced_pages = record.get("raced_pages", _integer(_U32), 0)
-    mapping.drifted_pages = record.get("drifted_pages", _integer(_U32), 0)
+def _read_states(record: Record, mapping: PlainMapping) -> None:
+    mapping.index_exact = record.get("index_exact", boolean, False)
+    mapping.vmflags = record.get("vmflags", string, "")
+    mapping.extra = record.get("extra", string, "")
+    mapping.trouble = record.get("trouble", integer(_U32), 0)
+    mapping.raced_pages = record.get("raced_pages", integer(_U32), 0)
+    mapping.drifted_pages = record.get("drifted_pages", integer(_U32), 0)
     mapping.dirty_bounds = record.get("dirty_bounds", _bounds, None)
     mapping.before = record.get("counters", _counters, {})
-    mapping.counters_moved = record.get("counters_moved", _boolean, False)
+    mapping.counters_moved = record.get("counters_moved", boolean, False)
     mapping.after = record.get("counters_after", _counters, dict(mapping.before))
     mapping.evidence = record.get("evidence", _read_evidence, _PLAIN.evidence)
 
 
 def _check_place(mapping: PlainMapping, page_size: int) -> None:
     if mapping.start >= mapping.end:
-        raise _Wrong("the mapping ends where it begins, or before", "end")
+        raise Wrong("the mapping ends where it begins, or before", "end")
     for name in ("start", "end", "offset"):
         if getattr(mapping, name) % page_size:
-            raise _Wrong(f"{name} does not lie on a page of {page_size} bytes")
+            raise Wrong(f"{name} does not lie on a page of {page_size} bytes")
     if mapping.index + (mapping.end - mapping.start) // page_size > _U64:
-        raise _Wrong("the mapping ends beyond any page index", "index")
+        raise Wrong("the mapping ends beyond any page index", "index")
 
 
 def _ranges_reader(mapping: PlainMapping, page_size: int) -> Callable[[object], list[PlainRange]]:
@@ -370,19 +328,19 @@ def _ranges_reader(mapping: PlainMapping, page_size: int) -> Callable[[object], 
         nonlocal at
         item = _read_range(value, shift)
         if not at <= item.page < item.page + item.count <= end:
-            raise _Wrong("this page range is empty, outside its mapping, or out of order")
+            raise Wrong("this page range is empty, outside its mapping, or out of order")
         at = item.page + item.count
         return item
 
-    return _list_of(read)
+    return list_of(read)
 
 
 def _read_range(value: object, shift: int) -> PlainRange:
     if not isinstance(value, list) or len(value) != 5:
-        raise _Wrong("a page range is index, count, flags, mapcount, facts")
+        raise Wrong("a page range is index, count, flags, mapcount, facts")
     index, count, flags, mapcount, facts = value
     if not isinstance(flags, str) or not isinstance(facts, str):
-        raise _Wrong("flags and facts are strings")
+        raise Wrong("flags and facts are strings")
     set_bits, known_bits = _read_state(flags, facts)
     page = _INDEX(index) + shift
     return PlainRange(page, _INDEX(count), set_bits, known_bits, _read_mapcount(mapcount))
@@ -392,11 +350,11 @@ def _read_range(value: object, shift: int) -> PlainRange:
 def _read_state(flags: str, facts: str) -> tuple[int, int]:
     """All facts as bits that are set, and bits that are known."""
     if len(flags) != len(FLAG_LETTERS):
-        raise _Wrong(f"{_shown(flags)} are not the seven flags {FLAG_LETTERS}")
+        raise Wrong(f"{shown(flags)} are not the seven flags {FLAG_LETTERS}")
     states: dict[Fact, str] = {}
     for bit, (letter, found) in enumerate(zip(FLAG_LETTERS, flags, strict=True)):
         if found not in (letter, "_", "?"):
-            raise _Wrong(f"{_shown(flags)}: flag {bit + 1} is none of {letter}, _ and ?")
+            raise Wrong(f"{shown(flags)}: flag {bit + 1} is none of {letter}, _ and ?")
         states[Fact(bit)] = {"_": "!", "?": "?"}.get(found, "")
     states |= _other_states(facts.split())
     set_bits = sum(1 << fact for fact, mark in states.items() if not mark)
@@ -413,7 +371,7 @@ def _other_states(words: list[str]) -> dict[Fact, str]:
         mark = word[0] if word[0] in "!?" else ""
         fact = _FACTS.get(word[len(mark) :])
         if fact is None or fact in states or mark not in ("", other):
-            raise _Wrong(f"{_shown(word)} is no fact, told twice, or marked as the rest is")
+            raise Wrong(f"{shown(word)} is no fact, told twice, or marked as the rest is")
         states[fact] = mark
     return {fact: states.get(fact, rest) for fact in _OTHER_FACTS}
 
@@ -426,22 +384,22 @@ def _read_mapcount(value: object) -> tuple[int, int | None]:
         number = _MAPCOUNT(value)
         return number, number
     if len(value) != 2:
-        raise _Wrong("a mapcount is a number or a pair of them")
+        raise Wrong("a mapcount is a number or a pair of them")
     lo, hi = _MAPCOUNT(value[0]), None if value[1] is None else _MAPCOUNT(value[1])
     if hi is not None and hi < lo:
-        raise _Wrong(f"a mapcount from {lo} down to {hi}")
+        raise Wrong(f"a mapcount from {lo} down to {hi}")
     return lo, hi
 
 
 def _read_evidence(value: object) -> tuple[int, ...]:
     masks = [0] * (MAPCOUNT + 1)
-    for sources, facts in _any_object(value).items():
+    for sources, facts in any_object(value).items():
         mask = sum(1 << source for source in set(_sources(sources)))
         if not mask:
-            raise _Wrong("evidence of no source", sources)
-        for name in _text(facts).split():
+            raise Wrong("evidence of no source", sources)
+        for name in string(facts).split():
             if name not in _EVIDENCE_NAMES or masks[_EVIDENCE_NAMES.index(name)]:
-                raise _Wrong(f"{_shown(name)} is no fact, or told twice", sources)
+                raise Wrong(f"{shown(name)} is no fact, or told twice", sources)
             masks[_EVIDENCE_NAMES.index(name)] = mask
     return tuple(masks)
 
@@ -449,102 +407,51 @@ def _read_evidence(value: object) -> tuple[int, ...]:
 # ---- reading: single values
 
 
-def _list_of(read: Callable[[object], _T]) -> Callable[[object], list[_T]]:
-    def read_all(value: object) -> list[_T]:
-        if not isinstance(value, list):
-            raise _Wrong(f"a list belongs here, not {_kind_of(value)}")
-        result = []
-        for position, item in enumerate(value):
-            try:
-                result.append(read(item))
-            except _Wrong as wrong:
-                raise wrong.under(position) from None
-        return result
-
-    return read_all
-
-
-def _integer(limit: int, least: int = 0) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        # A bool is an int to Python, and to nobody else.
-        if type(value) is not int:
-            raise _Wrong(f"a whole number belongs here, not {_kind_of(value)}")
-        if not least <= value < limit:
-            raise _Wrong(f"{_shown(value)} is out of range")
-        return value
-
-    return read
-
-
-_INDEX = _integer(_U64)
-_MAPCOUNT = _integer(_U32 - 1)  # the last number is the engine's word for "no bound"
+_INDEX = integer(_U64)
+_MAPCOUNT = integer(_U32 - 1)  # the last number is the engine's word for "no bound"
 
 
 def _position(size: int) -> Callable[[object], int | None]:
     def read(value: object) -> int | None:
-        position = _integer(_U32)(value)
+        position = integer(_U32)(value)
         if position >= size:
-            raise _Wrong(f"there is no object {position}, there are {size}")
+            raise Wrong(f"there is no object {position}, there are {size}")
         return position
 
     return read
 
 
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong(f"true or false belongs here, not {_kind_of(value)}")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _Wrong(f"a string belongs here, not {_kind_of(value)}")
-    try:
-        value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise _Wrong("a string with characters that no name can hold") from None
-    if "\0" in value:
-        raise _Wrong("a string with a NUL in it")
-    return value
-
-
-def _any_object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _Wrong(f"an object belongs here, not {_kind_of(value)}")
-    return value
-
-
 def _numbers(value: object) -> dict[str, int]:
-    record = _Record(value)
-    limit = _integer(_U64 - 1)  # the last number is the engine's word for "not seen"
-    return {key: record.need(_text(key), limit) for key in _any_object(value)}
+    record = Record(value)
+    limit = integer(_U64 - 1)  # the last number is the engine's word for "not seen"
+    return {key: record.need(string(key), limit) for key in any_object(value)}
 
 
 def _counters(value: object) -> dict[str, int]:
-    record = _Record(value)
-    limit = _integer(1 << 63)  # the engine keeps them signed
-    counters = {key: record.need(key, limit) for key in _any_object(value) if key in COUNTERS}
+    record = Record(value)
+    limit = integer(1 << 63)  # the engine keeps them signed
+    counters = {key: record.need(key, limit) for key in any_object(value) if key in COUNTERS}
     record.done()
     return counters
 
 
 def _bounds(value: object) -> tuple[int, int] | None:
-    bounds = _list_of(_INDEX)(value)
+    bounds = list_of(_INDEX)(value)
     if len(bounds) != 2 or bounds[0] > bounds[1]:
-        raise _Wrong("bounds are two numbers, the lower one first")
+        raise Wrong("bounds are two numbers, the lower one first")
     return bounds[0], bounds[1]
 
 
 def _page_size(value: object) -> int:
-    size = _integer(_U32, 1)(value)
+    size = integer(_U32, 1)(value)
     if size & (size - 1):
-        raise _Wrong(f"a page size of {size} bytes")
+        raise Wrong(f"a page size of {size} bytes")
     return size
 
 
 def _address(value: object) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{1,16}", value):
-        raise _Wrong(f"{_shown(value)} is no address: up to 16 hexadecimal digits in quotes")
+        raise Wrong(f"{shown(value)} is no address: up to 16 hexadecimal digits in quotes")
     return int(value, 16)
 
 
@@ -552,134 +459,34 @@ def _read_dev(value: object) -> tuple[int, int]:
     text = value if isinstance(value, str) else ""
     match = re.fullmatch(r"([0-9a-f]{2,8}):([0-9a-f]{2,8})", text)
     if match is None:
-        raise _Wrong(f"{_shown(value)} is no device such as fe:00")
+        raise Wrong(f"{shown(value)} is no device such as fe:00")
     return int(match[1], 16), int(match[2], 16)
 
 
 def _perms(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[r-][w-][x-][ps]", value):
-        raise _Wrong(f"{_shown(value)} are no permissions such as r-xp")
+        raise Wrong(f"{shown(value)} are no permissions such as r-xp")
     return value
 
 
 def _depth(value: object) -> Depth:
     names = {depth.name.lower(): depth for depth in Depth}
     if not isinstance(value, str) or value not in names:
-        raise _Wrong(f"{_shown(value)} is no depth: they are {', '.join(names)}")
+        raise Wrong(f"{shown(value)} is no depth: they are {', '.join(names)}")
     return names[value]
 
 
 def _kind(value: object) -> Kind:
     found = next((kind for kind in Kind if kind.name.lower() == value), None)
     if found is None:
-        raise _Wrong(f"{_shown(value)} is no kind of mapping")
+        raise Wrong(f"{shown(value)} is no kind of mapping")
     return found
 
 
 def _sources(value: object) -> tuple[Source, ...]:
     names = {source.name.lower(): source for source in Source}
-    words = _text(value).split()
+    words = string(value).split()
     for word in words:
         if word not in names:
-            raise _Wrong(f"{_shown(word)} is no source")
+            raise Wrong(f"{shown(word)} is no source")
     return tuple(names[word] for word in words)
-
-
-def _kind_of(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    if value is None:
-        return "null"
-    return names.get(type(value)) or f"the number {_shown(value)}"
-
-
-def _shown(value: object) -> str:
-    """A value in a message, as the file has it, but short."""
-    if isinstance(value, dict | list):
-        return _kind_of(value)
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:40] + "..."
-
-
-# ---- reading: JSON itself, more strictly than the standard library
-
-
-def _decode(text: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except _Wrong as wrong:
-        raise FormatError(wrong.reason, line=_first_line(text, lambda it: it.bad)) from None
-    except json.JSONDecodeError as wrong:
-        raise FormatError(f"this is no JSON: {wrong.msg}", line=wrong.lineno) from None
-    except RecursionError:
-        line = _first_line(text, lambda it: len(it.path) > _DEEP)
-        raise FormatError("nested too deeply", line=line) from None
-    except ValueError:  # int() refuses thousands of digits
-        digits = re.search(r"[0-9]{1000}", text)
-        line = _line_at(text, digits.start()) if digits else None
-        raise FormatError("a number of too many digits", line=line) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in record if keys.count(key) > 1)
-        raise _Wrong(f"key {_shown(twice)} is there twice")
-    return record
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _Wrong(f"{name} is no JSON")
-
-
-# ---- finding lines, once there is an error to report
-
-_DEEP = 100  # no parser gives up before
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},]|[^][{},:"\s]+', re.DOTALL)
-
-
-class _Step(NamedTuple):
-    """A value or key in JSON text; ``bad`` for a key told twice, or a constant of none."""
-
-    path: tuple[str | int | None, ...]
-    bad: bool
-
-
-def _walk(text: str) -> Iterator[tuple[int, _Step]]:
-    """Go through well-formed JSON text; gives the line of every key and value."""
-    path: list[str | int | None] = []  # None: a key comes next
-    seen: list[set[str]] = []
-    line, at = 1, 0
-    for match in _TOKEN.finditer(text):
-        line, at, token = line + text.count("\n", at, match.start()), match.start(), match[0]
-        if token == ",":
-            path[-1] = path[-1] + 1 if isinstance(path[-1], int) else None
-        elif token in "]}":
-            path.pop()
-            seen.pop()
-        elif path and path[-1] is None:
-            key = path[-1] = str(json.loads(token))
-            yield line, _Step(tuple(path), key in seen[-1])
-            seen[-1].add(key)
-        else:
-            yield line, _Step(tuple(path), token in ("NaN", "Infinity", "-Infinity"))
-        if token in "[{":
-            path.append(None if token == "{" else 0)
-            seen.append(set())
-
-
-def _first_line(text: str, wanted: Callable[[_Step], bool]) -> int | None:
-    try:
-        return next((line for line, step in _walk(text) if wanted(step)), None)
-    except (LookupError, ValueError):  # behind the place there may be no JSON at all
-        return None
-
-
-def _line_of(text: str, path: tuple[str | int, ...]) -> int:
-    """The line of what is at a path, or of what holds it where it is not there."""
-    lines = {step.path: line for line, step in _walk(text) if step.path == path[: len(step.path)]}
-    return next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 1)
-
-
-def _line_at(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
