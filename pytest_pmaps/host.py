@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import _native, aging
-from .procfs import read_line
+from .procfs import chosen, read_line
 
 __all__ = ["Confounder", "SourceStatus", "confounders", "header_line", "sources"]
 
@@ -159,7 +159,7 @@ _REFUSALS = {
 
 
 def _why_no_tables(code: int) -> str:
-    if code == 20003 and _chosen(read_line("/sys/kernel/security/lockdown")) == "confidentiality":
+    if code == 20003 and chosen(read_line("/sys/kernel/security/lockdown")) == "confidentiality":
         return "the kernel is locked down for confidentiality"
     if code in _REFUSALS:
         return _REFUSALS[code][0]
@@ -229,7 +229,7 @@ def _confounders() -> Iterator[Confounder]:
         yield Confounder("MGLRU", lru, "A is always clear, Y is cleared by itself")
     if read_line("/sys/kernel/mm/ksm/run") == "1":
         yield Confounder("KSM", "running", "merges equal pages: mapcounts and sharing move")
-    thp = _chosen(read_line("/sys/kernel/mm/transparent_hugepage/enabled"))
+    thp = chosen(read_line("/sys/kernel/mm/transparent_hugepage/enabled"))
     if thp == "always":
         yield Confounder("huge pages", "always", "memory grows in steps of 2 MiB; RSS is noisy")
     swaps = read_line("/proc/swaps").splitlines()[1:]
@@ -242,11 +242,6 @@ def _confounders() -> Iterator[Confounder]:
             f"{unevictable} kB on this host",
             "A of pages that others map too stays unknown without frames",
         )
-
-
-def _chosen(text: str) -> str:
-    """``always [madvise] never`` → ``madvise``."""
-    return text.partition("[")[2].partition("]")[0]
 
 
 def _meminfo(key: str) -> int:

@@ -1,4 +1,4 @@
-"""Small files of /proc that are read from Python: which process is which, and what it is called.
+"""Small files of /proc and /sys that are read from Python: which process is which, say.
 
 What is measured is read by the engine; these only say whom it is measured of.
 """
@@ -13,6 +13,7 @@ __all__ = [
     "START",
     "STATE",
     "behind_comm",
+    "chosen",
     "has_ended",
     "read_line",
     "read_text",
@@ -35,6 +36,11 @@ def read_text(path: str | Path) -> str:
 def read_line(path: str | Path) -> str:
     """A file of one line, without its end; ``""`` where it cannot be read."""
     return read_text(path).strip()
+
+
+def chosen(text: str) -> str:
+    """What a file of /sys marks as chosen: ``always [madvise] never`` → ``madvise``."""
+    return text.partition("[")[2].partition("]")[0]
 
 
 def behind_comm(stat: str) -> list[str]:
