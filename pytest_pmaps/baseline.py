@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FormatError
+from .jsontext import Record, Wrong, checked_format, integer, object_of, read
 from .procfs import chosen, read_line
-from .strictjson import Record, Wrong, checked_format, integer, object_of, read
 
 __all__ = ["FORMAT", "VERSION", "Baseline", "Recorded", "environment", "explain_difference",
            "merge", "moved"]  # fmt: skip

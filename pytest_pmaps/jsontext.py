@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from .errors import FormatError
 
 __all__ = ["Record", "Wrong", "any_object", "boolean", "checked_format", "integer", "kind_of",
-           "list_of", "read", "shown", "string"]  # fmt: skip
+           "list_of", "object_of", "read", "shown", "string"]  # fmt: skip
 
 _T = TypeVar("_T")
 
@@ -100,6 +100,16 @@ def list_of(read: Callable[[object], _T]) -> Callable[[object], list[_T]]:
             except Wrong as wrong:
                 raise wrong.under(position) from None
         return result
+
+    return read_all
+
+
+def object_of(read: Callable[[object], _T]) -> Callable[[object], dict[str, _T]]:
+    """Reads an object with any keys, each of which holds what a reader reads."""
+
+    def read_all(value: object) -> dict[str, _T]:
+        record = Record(value)
+        return {key: record.need(key, read) for key in any_object(value)}
 
     return read_all
 
