@@ -7,8 +7,8 @@ from collections.abc import Callable
 from ._native import Columns, Interval, NewRange
 from .counts import Count
 from .extents import Edges
-from .metrics import FACT_METRICS, Counted
-from .model import Fact
+from .metrics import Counted
+from .model import FACT_METRICS, Fact
 
 __all__ = ["Delta", "New", "check_same_process"]
 

@@ -12,29 +12,9 @@ from collections.abc import Iterator
 from ._native import Columns, Interval, MappingInfo, Window
 from .cached import cached_property
 from .counts import Count
-from .model import Depth, Fact, Kind, PageRange, Source
+from .model import FACT_METRICS, METRICS, Depth, Fact, Kind, PageRange, Source
 
-__all__ = ["FACT_METRICS", "METRICS", "Counted"]
-
-#: Metrics counted from pages alone, by the fact that makes a page count.
-FACT_METRICS = {
-    "dirty": Fact.DIRTY,
-    "present": Fact.PRESENT,
-    "shared": Fact.SHARED,
-    "zero": Fact.ZERO,
-    "huge": Fact.HUGE,
-    "file": Fact.FILE,
-    "soft_dirty": Fact.SOFTDIRTY,
-    "uffd_wp": Fact.UFFDWP,
-    "guard": Fact.GUARD,
-    "young": Fact.YOUNG,
-    "page_referenced": Fact.REFERENCED,
-    "active": Fact.ACTIVE,
-    "uptodate": Fact.UPTODATE,
-    "pte_dirty": Fact.PTEDIRTY,
-    "page_dirty": Fact.PAGEDIRTY,
-    "writeback": Fact.WRITEBACK,
-}
+__all__ = ["Counted"]
 
 #: smaps counters, and what counts them where only pages can be.
 _COUNTER_FACTS = {
@@ -59,18 +39,6 @@ _AT_MOST = {
 #: Sums of parts of pages, which smaps prints in whole kB.
 _DIVIDED = ("pss", "pss_dirty", "swap_pss", "locked")
 _CUT = 1023
-
-#: Every metric by name.
-METRICS = (
-    "rss",
-    "pss",
-    "uss",
-    *(name for name in _SPLIT if name != "pss"),
-    *(name for name in _COUNTER_FACTS if name != "rss"),
-    *_AT_MOST,
-    "size",
-    *FACT_METRICS,
-)
 
 _HIDDEN_FRAMES = "grant CAP_SYS_ADMIN, which shows page flags ('pmaps doctor' tells how)"
 _RACED = "capture it again while it is idle: pages changed meanwhile"

@@ -1,4 +1,4 @@
-"""Plain values: the facts of a page, their sources, ranges, verdicts.
+"""Plain values: the facts of a page, their sources, names of metrics, ranges, verdicts.
 
 Numbers mirror ``csrc/pmaps.h``; a test holds the two against each other.
 """
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 __all__ = [
     "COUNTERS",
+    "FACT_METRICS",
     "FLAG_LETTERS",
+    "METRICS",
     "PARTS",
     "Depth",
     "Fact",
@@ -92,6 +94,50 @@ class Fact(enum.IntEnum):
 
 #: The slot for mapcount in a mapping's evidence, behind the last fact.
 MAPCOUNT = len(Fact)
+
+#: Metrics counted from pages alone, by the fact that makes a page count.
+FACT_METRICS = {
+    "dirty": Fact.DIRTY,
+    "present": Fact.PRESENT,
+    "shared": Fact.SHARED,
+    "zero": Fact.ZERO,
+    "huge": Fact.HUGE,
+    "file": Fact.FILE,
+    "soft_dirty": Fact.SOFTDIRTY,
+    "uffd_wp": Fact.UFFDWP,
+    "guard": Fact.GUARD,
+    "young": Fact.YOUNG,
+    "page_referenced": Fact.REFERENCED,
+    "active": Fact.ACTIVE,
+    "uptodate": Fact.UPTODATE,
+    "pte_dirty": Fact.PTEDIRTY,
+    "page_dirty": Fact.PAGEDIRTY,
+    "writeback": Fact.WRITEBACK,
+}
+
+#: Every metric by name: smaps counters and what is made of them, then what pages alone tell.
+METRICS = (
+    "rss",
+    "pss",
+    "uss",
+    "private_clean",
+    "private_dirty",
+    "shared_clean",
+    "shared_dirty",
+    "referenced",
+    "anonymous",
+    "ksm",
+    "lazy_free",
+    "swap",
+    "locked",
+    "anon_huge_pages",
+    "shmem_pmd_mapped",
+    "file_pmd_mapped",
+    "pss_dirty",
+    "swap_pss",
+    "size",
+    *FACT_METRICS,
+)
 
 
 class Depth(enum.IntEnum):

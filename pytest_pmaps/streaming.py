@@ -10,8 +10,7 @@ from ._native import Columns, Request
 from .capture import DepthName, depth_of, pid_of
 from .counts import Count
 from .errors import Cancelled, ProcessGone
-from .metrics import METRICS
-from .model import Depth
+from .model import METRICS, Depth
 from .snapshots import Snapshot
 
 __all__ = ["PIECE", "Stream", "StreamProgress", "stream"]
