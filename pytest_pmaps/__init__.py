@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         assert_shared,
         assert_unchanged,
     )
+    from .budget import Budget, Limit, parse_budget
     from .capture import snapshot
     from .cgroups import Cgroup, CgroupPeak, cgroup
     from .checkpoints import checkpoint, include_dir
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .errors import (
         AccessDenied,
         AmbiguousMapping,
+        BudgetError,
+        BudgetExceeded,
         Cancelled,
         FootprintError,
         FormatError,
@@ -66,6 +69,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "AmbiguousMapping",
+    "Budget",
+    "BudgetError",
+    "BudgetExceeded",
     "Cancelled",
     "Cgroup",
     "CgroupPeak",
@@ -81,6 +87,7 @@ __all__ = [
     "GroupSelection",
     "Held",
     "Kind",
+    "Limit",
     "Mapping",
     "Missing",
     "Moment",
@@ -132,6 +139,7 @@ __all__ = [
     "include_dir",
     "load",
     "loads",
+    "parse_budget",
     "peak",
     "peak_of",
     "record",
@@ -152,6 +160,7 @@ _MODULES = (
     "errors",
     "model",
     "counts",
+    "budget",
     "extents",
     "delta",
     "snapshots",

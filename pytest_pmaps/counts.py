@@ -515,8 +515,10 @@ def parse_amount(text: str, page_size: int = 4096) -> int:
     __tracebackhide__ = True
     start = len(text) - len(text.lstrip())
     number = _NUMBER.match(text, start)
-    if number is None or number.end() - start > _LONGEST_NUMBER:
+    if number is None:
         raise _amount_error("an amount is a number and a unit, such as 64 KiB", text, start)
+    if number.end() - start > _LONGEST_NUMBER:
+        raise _amount_error("this number is too long", text, start)
     gap = len(text[number.end() :]) - len(text[number.end() :].lstrip())
     unit = _UNIT.match(text, number.end() + gap)
     assert unit is not None  # it matches the empty string

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+#: How much of a text is shown on either side of the place that is meant, in characters.
+_AROUND = 60
+
+
 class PmapsError(Exception):
     """Root of all errors of this package, footprint failures excepted."""
 
@@ -66,11 +70,10 @@ class BudgetError(FormatError):
     def __init__(self, reason: str, text: str, position: int) -> None:
         # One character for one character, so that the caret stays where it belongs.
         shown = "".join(c if c.isprintable() else " " for c in text)
-        start = max(0, position - 60)
-        dots = "..." if start else ""
-        shown = dots + shown[start : position + 60]
-        place = position - start + len(dots)
-        super().__init__(f"{reason}\n  {shown}\n  {' ' * place}^")
+        start, end = max(0, position - _AROUND), position + _AROUND
+        before, after = ("..." if start else ""), ("..." if end < len(text) else "")
+        caret = " " * (len(before) + position - start) + "^"
+        super().__init__(f"{reason}\n  {before}{shown[start:end]}{after}\n  {caret}")
         self.text = text
         self.position = position
 

@@ -131,3 +131,7 @@ def everything(popen: subprocess.Popen[bytes]) -> None:
         pass
     assert_type(watched, pp.CgroupPeak)
     assert_type(watched.peak, pp.Count)
+    budget = pp.parse_budget("libfoo.text: dirty <= baseline + 5%")
+    assert_type(budget, pp.Budget)
+    assert_type(budget.limit, pp.Limit)
+    assert_type(budget.limit.at(4096, 1 << 20), int)

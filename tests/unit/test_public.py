@@ -25,10 +25,13 @@ def test_unknown_names_are_attribute_errors():
         _ = pytest_pmaps.nothing
 
 
-def test_importing_the_package_loads_no_engine():
-    """pytest imports it in every session, used or not."""
-    code = "import sys, pytest_pmaps, pytest_pmaps.plugin; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+@pytest.mark.parametrize("use", ["", "; pytest_pmaps.parse_budget('rss <= 5')"])
+def test_importing_the_package_loads_no_engine(use: str):
+    """pytest imports it in every session, used or not; budgets are read where nothing is tested."""
+    code = f"import sys, pytest_pmaps, pytest_pmaps.plugin{use}; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     loaded = set(run.stdout.split())
     assert not loaded & {"pytest_pmaps._engine", "_cffi_backend", "cffi", "hypothesis"}
 
