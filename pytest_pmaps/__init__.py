@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from .extents import Edge
     from .files import dumps, load, loads, save
+    from .gates import assert_within, within
     from .groups import Group, GroupSelection, Missing, group
     from .growth import assert_no_growth
     from .holding import Held, held
@@ -130,6 +131,7 @@ __all__ = [
     "assert_not_mapped",
     "assert_shared",
     "assert_unchanged",
+    "assert_within",
     "cgroup",
     "checkpoint",
     "diff",
@@ -151,6 +153,7 @@ __all__ = [
     "touched",
     "tree",
     "tree_peak",
+    "within",
     "written",
 ]
 
@@ -181,6 +184,7 @@ _MODULES = (
     "running",
     "assertions",
     "growth",
+    "gates",
 )
 
 

@@ -367,6 +367,10 @@ def _counters(values: Any) -> dict[str, int]:
     return {name: value for name, value in zip(COUNTERS, values, strict=True) if value >= 0}
 
 
+def _read(value: int) -> int | None:
+    return value if value >= 0 else None
+
+
 def _cell() -> Any:
     """Where the engine puts a snapshot.  Freed from the moment it is there: a signal handler that
     raises runs before the next line does.  And freed by C, in which no such handler runs.
@@ -572,6 +576,26 @@ class Columns:
         """One of them, without making the others."""
         made: tuple[MappingInfo, ...] | None = self.__dict__.get("mappings")
         return made[i] if made else self._mapping(i)
+
+    def are_whole(self, windows: Iterable[Window]) -> bool:
+        """Whether each window is all of its mapping."""
+        m = self._columns.mappings
+        return all(w.start == m[w.mapping].start and w.end == m[w.mapping].end for w in windows)
+
+    def counters(
+        self, windows: Iterable[Window], name: str
+    ) -> Iterator[tuple[int | None, int | None]]:
+        """A counter of each window's mapping, read before the pages and after; None: not read.
+
+        Without the objects of :meth:`mapping`, which would show in the next capture of ourselves.
+        """
+        place, counters = COUNTERS.index(name), self._columns.counters
+        for window in windows:
+            if not counters:
+                yield None, None
+                continue
+            both = counters[window.mapping]
+            yield _read(both.before[place]), _read(both.after[place])
 
     def windows(self, start: int, end: int) -> Iterator[Window]:
         """What of the mappings lies at these addresses, in their order."""

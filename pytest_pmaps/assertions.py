@@ -69,7 +69,7 @@ def assert_at_most(
         return
     allowed = f"{amount:,}" if isinstance(amount, int) else amount
     what = f"{'new ' if new else ''}{metric.replace('_', ' ')}"
-    fact = _FACTS.get(metric, Fact.NORMAL)
+    fact = fact_of(metric)
     message = f"{selection.label or 'process'}: {_amount(count, what)}, allowed {allowed}"
     hint = _hint(selection, metric, new) or _edge_hint(
         selection,
@@ -87,6 +87,11 @@ _FACTS = {
     "written": Fact.SOFTDIRTY,  # whatever bits told of it
     "touched": Fact.YOUNG,
 }
+
+
+def fact_of(metric: str) -> Fact:
+    """By which pages count for a metric; those that are resident where it is no such metric."""
+    return _FACTS.get(metric, Fact.NORMAL)
 
 
 def assert_shared(

@@ -244,19 +244,20 @@ class Counted:
     @cached_property
     def _whole(self) -> bool:
         """Whether the windows are whole mappings, so that counters speak of them."""
-        pairs = zip(self.windows, self._infos, strict=True)
-        return all(w.start == m.start and w.end == m.end for w, m in pairs)
+        return self._columns.are_whole(self.windows)
 
     def _from_counters(self, name: str) -> Interval | None:
         """Read twice, a counter lies between its two values; None where one was not read."""
         lo = hi = 0
-        for info in self._infos:
-            if name not in info.before or name not in info.after:
+        for before, after in self._columns.counters(self.windows, name):
+            if before is None or after is None:
                 return None
-            lo += min(info.before[name], info.after[name])
-            hi += max(info.before[name], info.after[name])
+            lo += min(before, after)
+            hi += max(before, after)
+        if name in _DIVIDED:
             # The kernel cuts what it divides by mapcount to whole kB, mapping by mapping.
-            hi += _CUT if name in _DIVIDED and info.after.get("rss", 1) else 0
+            resident = (rss for _, rss in self._columns.counters(self.windows, "rss"))
+            hi += _CUT * sum(rss != 0 for rss in resident)
         moved = self._columns.missed_pages * self.page_size if self.windows else 0
         return self._narrowed(name, Interval(max(0, lo - moved), hi + moved))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from ._plugin import marks, options
+from ._plugin.budgets import Gate
 from ._plugin.controller import Controller
 from ._plugin.fixtures import pmaps, pmaps_snapshot
 from ._plugin.session import SESSION, Session
@@ -42,11 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
     marks.declare(config)
     settings = options.read(config)
     session = Session(config, settings)
+    if settings.baseline is not None:
+        _ = session.baseline  # reads it now: what is wrong with it is a usage error
     config.stash[SESSION] = session
     config.pluginmanager.register(session, "pmaps-session")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Controller(config, session), "pmaps-controller")
-    if settings.report:
+    config.pluginmanager.register(Gate(session), "pmaps-gate")
+    if settings.report or settings.budgets:
         from ._plugin import finds_temporary
 
         config.pluginmanager.register(finds_temporary, "pmaps-directory")
@@ -69,7 +73,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_pycollect_makeitem(collector: pytest.Collector) -> object:
     """Refuse markers that cannot be read."""
     made = yield
-    marks.check(collector, made)
+    marks.check(collector, made, collector.config.stash[SESSION].settings)
     return made
 
 

@@ -11,6 +11,7 @@ from . import details
 
 if TYPE_CHECKING:
     from ..report.run import Run
+    from . import recording
     from .session import Session
 
 __all__ = ["Controller"]
@@ -22,10 +23,12 @@ class Controller:
     def __init__(self, config: pytest.Config, session: Session) -> None:
         self.config = config
         self.session = session
-        self.problem = ""
+        self.problems: list[str] = []
         self._owner = os.getpid()
         self._run: Run | None = None
         self._reports: list[tuple[str, str, str, object, int, str]] = []
+        self._deselected = False
+        self._recording: recording.Outcome | None = None
 
     @property
     def run(self) -> Run:
@@ -54,8 +57,13 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where its maps go; it may start in another folder."""
-        if self.session.settings.report_dir is not None:
-            node.workerinput["pmaps_report_dir"] = str(self.session.settings.report_dir)
+        settings = self.session.settings
+        for name, path in (
+            ("pmaps_report_dir", settings.report_dir),
+            ("pmaps_baseline", settings.baseline),
+        ):
+            if path is not None:
+                node.workerinput[name] = str(path)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -65,6 +73,10 @@ class Controller:
             self.session.directory.tell(path)
 
     # ---- tests
+
+    def pytest_deselected(self) -> None:
+        """Not all tests run: -k, -m, --lf, ..."""
+        self._deselected = True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test was reported, here or by a worker."""
@@ -77,15 +89,44 @@ class Controller:
         self._reports.append(told)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Write run.json, if there is anything to say or it was asked for."""
-        if self._is_fork:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write run.json, if there is anything to say or it was asked for, and the baseline."""
+        if self._is_fork or self.config.getoption("collectonly"):
             return
+        self._write_baseline(session)
+        self._write_run(exitstatus)
+
+    def _write_baseline(self, session: pytest.Session) -> None:
+        settings = self.session.settings
+        if settings.baseline is None or not self._reports:
+            return
+        from ..errors import FormatError
+        from . import recording
+
+        try:
+            self._recording = recording.record(
+                settings.baseline,
+                self.run.all_entries,
+                update=settings.update,
+                whole=self._ran_all(session),
+            )
+        except (OSError, FormatError) as exc:
+            self.problems.append(f"the baseline could not be written: {exc}")
+
+    def _ran_all(self, session: pytest.Session) -> bool:
+        """Whether every test of the project ran, as far as can be told."""
+        chosen = self.config.args_source is pytest.Config.ArgsSource.ARGS
+        # --lf leaves tests out before they are collected, and nobody is told.
+        chosen |= bool(self.config.getoption("lf", False))
+        stopped = bool(session.shouldstop or session.shouldfail or session.testsfailed)
+        return not (self._deselected or chosen or stopped)
+
+    def _write_run(self, exitstatus: int) -> None:
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
-        if self.config.getoption("collectonly") or not (asked or self._reports):
+        if not (asked or self._reports):
             return
-        if not asked and not any(e.details.seen for e in self.run.entries):
+        if not asked and not any(e.details.seen or e.details.budgets for e in self.run.entries):
             return
         from ..files import write_atomically
 
@@ -93,14 +134,14 @@ class Controller:
             folder = self.session.directory.made()
             write_atomically(folder / "run.json", self.run.dumps(str(folder), int(exitstatus)))
         except OSError as exc:
-            self.problem = f"run.json could not be written: {exc}"
+            self.problems.append(f"run.json could not be written: {exc}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what failed."""
         if not self._is_fork and (self._run is not None or self._reports):
             from . import terminal
 
-            terminal.write(terminalreporter, self.run, self.session, self.problem)
+            terminal.write(terminalreporter, self.run, self.session, self.problems, self._recording)
 
 
 def _version() -> str:

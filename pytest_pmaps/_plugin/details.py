@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..report.run import TestDetails
     from ..snapshots import Snapshot
 
-__all__ = ["ANYTHING", "RECORD", "begin", "fail", "measure", "numbers"]
+__all__ = ["ANYTHING", "RECORD", "begin", "fail", "measure", "numbers", "of", "publish"]
 
 #: Details as JSON; the other properties say the same for people and for JUnit.
 RECORD = "pmaps_record"
@@ -78,7 +78,7 @@ def measure(item: pytest.Item) -> None:
             details.measured = list(_measured(item, record))
         except ANYTHING as exc:
             details.problems.append(f"numbers could not be made: {type(exc).__name__}: {exc}")
-        _publish(item)
+        publish(item)
 
 
 def _measured(item: pytest.Item, record: records.Record) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _interval(count: Count) -> list[int | None]:
 
 def fail(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put what is known now, a failure's headline and maps included, on item and report."""
-    _publish(item)
+    publish(item)
     # The report has copied the properties already.
     _replace(report.user_properties, _ours(item.user_properties))
 
@@ -119,7 +119,8 @@ def fail(item: pytest.Item, report: pytest.TestReport) -> None:
 # ---- properties
 
 
-def _publish(item: pytest.Item) -> None:
+def publish(item: pytest.Item) -> None:
+    """Put what is known so far on the item, for the reports to come."""
     details = of(item)
     first = details.seen[0] if details.seen else {}
     named: list[tuple[str, object]] = [

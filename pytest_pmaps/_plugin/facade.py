@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from .. import (
     assertions,
+    capture,
     cgroups,
     files,
+    gates,
     growth,
     holding,
     peaks,
@@ -29,6 +32,7 @@ __all__ = ["Pmaps", "TakeGroup", "TakeSnapshot", "TakeTree"]
 
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class TakeSnapshot(Protocol):
@@ -65,11 +69,28 @@ class Pmaps:
         group: TakeGroup,
         tree: TakeTree,
         note: Callable[[Snapshot], None],
+        targets: dict[str, object],
+        name: Callable[[str, object], None],
     ) -> None:
         self.snapshot = snapshot
         self.group = group
         self.tree = tree
         self.run = _noting(running.run, note)
+        self.within = functools.partial(gates.within, targets=targets, note=note)
+        self._name = name
+
+    def target(self, name: str, process: T) -> T:
+        """Let budgets call a process by a name: ``"@server: unique_rss <= 300 MiB"``.
+
+        Growth of it is against what it holds now, or when the test begins.  Gives the process.
+        Raises ValueError for what is no name, TypeError and ProcessGone as ``snapshot()`` does.
+        """
+        __tracebackhide__ = True
+        if not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
+            raise ValueError(f"{name!r} is no name: budgets call it @server")
+        capture.pid_of(process)
+        self._name(name, process)
+        return process
 
     diff = staticmethod(snapshots.diff)
     load = staticmethod(files.load)
@@ -88,6 +109,7 @@ class Pmaps:
     assert_not_mapped = staticmethod(assertions.assert_not_mapped)
     assert_shared = staticmethod(assertions.assert_shared)
     assert_unchanged = staticmethod(assertions.assert_unchanged)
+    assert_within = staticmethod(gates.assert_within)
 
 
 def _noting(run: F, note: Callable[[Snapshot], None]) -> F:

@@ -122,8 +122,9 @@ class _Teller:
         self.story.evidence = _evidence(self.failure)
         self.story.changes = list(self._changes([c for _, c, _ in captured if c]))
         self.details.dumped = [details.numbers(taken, taken) for _, taken, _ in captured if taken]
-        for number, evidence in enumerate(self.story.evidence, 1):
-            self.story.dumps.append(self._failed(evidence.selection, number))
+        offending = {id(e.selection.columns): e.selection for e in self.story.evidence}
+        for number, selection in enumerate(offending.values(), 1):
+            self.story.dumps.append(self._failed(selection, number))
         for target, taken, note in captured:
             self.story.dumps.append(self._dumped(target, taken, note))
 
@@ -266,7 +267,8 @@ def _leaves(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _evidence(exc: BaseException | None) -> list[Evidence]:
-    found = (leaf.evidence for leaf in _leaves(exc) if isinstance(leaf, FootprintError))
+    failures = [leaf.evidence for leaf in _leaves(exc) if isinstance(leaf, FootprintError)]
+    found = [e for each in failures for e in (each if isinstance(each, tuple) else (each,))]
     return [evidence for evidence in found if isinstance(evidence, Evidence)]
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..snapshots import Snapshot
     from .facade import Pmaps, TakeSnapshot
 
-__all__ = ["load_reports", "pmaps", "pmaps_snapshot"]
+__all__ = ["load_reports", "pmaps", "pmaps_snapshot", "warm_up"]
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,13 @@ def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
     """
     session = request.config.stash[SESSION]
     session.directory.find(request)
-    _warm_up()
     from ..capture import snapshot
+    from ..errors import Unsupported
+
+    try:
+        warm_up()
+    except Unsupported as exc:
+        pytest.skip(str(exc))
 
     def pmaps_snapshot(target: object = None, *, stop: bool = False) -> Snapshot:
         __tracebackhide__ = True
@@ -38,19 +43,15 @@ def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
     return pmaps_snapshot
 
 
-def _warm_up() -> None:
-    """Skip where there is nothing to see; load and touch here whatever a first capture does,
-    before a test measures.
+def warm_up() -> None:
+    """Load and touch here whatever a first capture does, before a test measures.
+
+    Raises Unsupported where there is nothing to see.
     """
-    __tracebackhide__ = True
     from ..capture import snapshot
-    from ..errors import Unsupported
 
     load_reports()
-    try:
-        snapshot()
-    except Unsupported as exc:
-        pytest.skip(str(exc))
+    snapshot()
 
 
 def load_reports() -> None:
@@ -87,4 +88,4 @@ def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps
             session.note(snapshot)
         return taken
 
-    return Pmaps(pmaps_snapshot, group, tree, session.note)
+    return Pmaps(pmaps_snapshot, group, tree, session.note, session.targets, session.name)

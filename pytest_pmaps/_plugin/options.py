@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +12,28 @@ import pytest
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["UNDETERMINED", "Settings", "declare", "read"]
+__all__ = ["UNDETERMINED", "Settings", "declare", "read", "what_is_wrong"]
 
 #: What becomes of a test whose question is undetermined.
 UNDETERMINED = ("error", "skip")
+#: What becomes of a budget for which no baseline is recorded; auto: fail where CI is set.
+MISSING = ("auto", "fail", "record", "pass")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was asked for; ``given``: whether anything was."""
+    """What was asked for; ``given``: whether anything was.
+
+    ``budgets`` are texts that can be read, by where they stand, of which the later layer wins.
+    """
 
     report: bool
     report_dir: Path | None
     undetermined: str
+    budgets: tuple[tuple[str, tuple[str, ...]], ...]
+    baseline: Path | None
+    update: bool
+    missing: str
     given: bool
 
 
@@ -51,6 +61,36 @@ def declare(parser: pytest.Parser) -> None:
         default=None,
         help="what a test is whose question cannot be decided here (default: error)",
     )
+    group.addoption(
+        "--pmaps-budget",
+        dest="pmaps_budget",
+        metavar="BUDGET",
+        action="append",
+        default=None,
+        help="hold each test against it: 'anonymous growth <= 2 MiB'; may be given several times",
+    )
+    group.addoption(
+        "--pmaps-baseline",
+        dest="pmaps_baseline",
+        metavar="FILE",
+        default=None,
+        help="what budgets mean by baseline: a file to commit",
+    )
+    group.addoption(
+        "--pmaps-update",
+        dest="pmaps_update",
+        action="store_true",
+        default=None,
+        help="record what passing tests hold now as their baseline",
+    )
+    group.addoption(
+        "--pmaps-missing",
+        dest="pmaps_missing",
+        choices=MISSING,
+        default=None,
+        help="what becomes of a budget without a baseline (default: auto: fail where CI is set, "
+        "else record it)",
+    )
     parser.addini("pmaps_report", "as --pmaps-report", type="bool", default=None)
     parser.addini(
         "pmaps_report_dir",
@@ -59,23 +99,86 @@ def declare(parser: pytest.Parser) -> None:
         default=None,
     )
     parser.addini("pmaps_undetermined", "as --pmaps-undetermined", type="string", default=None)
+    parser.addini("pmaps_budgets", "as --pmaps-budget, one a line", type="linelist", default=None)
+    parser.addini(
+        "pmaps_baseline",
+        "as --pmaps-baseline, relative to this file",
+        type="string",
+        default=None,
+    )
+    parser.addini("pmaps_update", "as --pmaps-update", type="bool", default=None)
+    parser.addini("pmaps_missing", "as --pmaps-missing", type="string", default=None)
 
 
 def read(config: pytest.Config) -> Settings:
     """What holds for this session; UsageError for what cannot be meant."""
-    asked = {name: _asked(config, name) for name in ("pmaps_report", "pmaps_undetermined")}
-    undetermined = asked["pmaps_undetermined"] or UNDETERMINED[0]
-    if undetermined not in UNDETERMINED:
-        raise pytest.UsageError(
-            f"pmaps_undetermined is {' or '.join(UNDETERMINED)}, not {undetermined!r}"
-        )
-    folder = _report_dir(config)
+    asked = {
+        name: _asked(config, name)
+        for name in ("pmaps_report", "pmaps_undetermined", "pmaps_update", "pmaps_missing")
+    }
+    folder = _path(config, "pmaps_report_dir")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise pytest.UsageError(f"pmaps_report_dir: {folder} is no folder")
+    baseline = _path(config, "pmaps_baseline")
+    if baseline is not None and baseline.is_dir():
+        raise pytest.UsageError(f"pmaps_baseline: {baseline} is a folder, and no file")
+    if asked["pmaps_update"] and baseline is None:
+        raise pytest.UsageError("pmaps_update: there is no file to update: --pmaps-baseline FILE")
+    budgets = _budgets(config, baseline)
+    rest = (folder, baseline, budgets or None, *asked.values())
     return Settings(
         report=bool(asked["pmaps_report"]),
         report_dir=folder,
-        undetermined=undetermined,
-        given=folder is not None or any(value is not None for value in asked.values()),
+        undetermined=_choice(asked, "pmaps_undetermined", UNDETERMINED),
+        budgets=budgets,
+        baseline=baseline,
+        update=bool(asked["pmaps_update"]),
+        missing=_missing(_choice(asked, "pmaps_missing", MISSING)),
+        given=any(value is not None for value in rest),
     )
+
+
+def _choice(asked: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
+    chosen = asked[name] or choices[0]
+    if chosen not in choices:
+        raise pytest.UsageError(f"{name} is {' or '.join(choices)}, not {chosen!r}")
+    return str(chosen)
+
+
+def _missing(chosen: str) -> str:
+    if chosen != "auto":
+        return chosen
+    return "fail" if os.environ.get("CI", "").lower() not in ("", "0", "false") else "record"
+
+
+def _budgets(
+    config: pytest.Config, baseline: Path | None
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Those of the ini file and of the command line, each of which can be read."""
+    layers = (
+        ("ini", "pmaps_budgets", _ini(config, "pmaps_budgets")),
+        ("command line", "--pmaps-budget", config.getoption("pmaps_budget")),
+    )
+    found = [(origin, name, tuple(texts)) for origin, name, texts in layers if texts]
+    for _, name, texts in found:
+        for text in texts:
+            if wrong := what_is_wrong(text, baseline):
+                raise pytest.UsageError(f"{name}: {wrong}")
+    return tuple((origin, texts) for origin, _, texts in found)
+
+
+def what_is_wrong(text: object, baseline: Path | None) -> str:
+    """What keeps a budget from being used; ``""`` where nothing does."""
+    from ..budget import parse_budget
+    from ..errors import BudgetError
+
+    try:
+        budget = parse_budget(text)  # type: ignore[arg-type]  # which it checks
+    except (BudgetError, TypeError) as exc:
+        return str(exc)
+    if budget.limit.baseline and baseline is None:
+        return f"{budget}: there is no baseline: --pmaps-baseline FILE, or ini pmaps_baseline"
+    return ""
 
 
 def _asked(config: pytest.Config, name: str) -> Any:
@@ -90,17 +193,13 @@ def _ini(config: pytest.Config, name: str) -> Any:
         raise pytest.UsageError(f"{name}: {exc}") from None
 
 
-def _report_dir(config: pytest.Config) -> Path | None:
+def _path(config: pytest.Config, name: str) -> Path | None:
+    """A path: relative to where pytest was called, or to the ini file."""
     # A worker may start in another folder than the session it belongs to.
-    told = getattr(config, "workerinput", {}).get("pmaps_report_dir")
-    given = told or config.getoption("pmaps_report_dir")
+    told = getattr(config, "workerinput", {}).get(name)
+    given = told or config.getoption(name)
     folder = config.invocation_params.dir
     if given is None:
-        given = _ini(config, "pmaps_report_dir")
+        given = _ini(config, name)
         folder = config.inipath.parent if config.inipath else config.rootpath
-    if not given:
-        return None
-    path = folder / str(given)
-    if path.exists() and not path.is_dir():
-        raise pytest.UsageError(f"pmaps_report_dir: {path} is no folder")
-    return path
+    return folder / str(given) if given else None

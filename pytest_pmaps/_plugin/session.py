@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import mmap
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from .directory import Directory
 from .options import Settings
 
 if TYPE_CHECKING:
+    from ..baseline import Baseline
     from ..snapshots import Snapshot
 
 __all__ = ["SESSION", "Session"]
@@ -38,6 +40,8 @@ class Session:
         self.directory = Directory(settings.report_dir, hasattr(config, "workerinput"))
         self._askers: list[_Asker] = []
         self.explained: list[str] = []
+        #: Processes by the names that budgets call them.
+        self.targets: dict[str, object] = {}
 
     @property
     def worker(self) -> str:
@@ -54,6 +58,36 @@ class Session:
         if fixture is not None:
             record.fixtures.add(fixture)
 
+    def name(self, name: str, target: object) -> None:
+        """Let budgets call a process by a name."""
+        self.targets[name] = target
+        gate = self.config.pluginmanager.get_plugin("pmaps-gate")
+        if gate is not None:
+            gate.arrived(name)
+
+    @functools.cached_property
+    def baseline(self) -> Baseline:
+        """What was recorded in earlier sessions; UsageError where that does not read."""
+        from ..baseline import Baseline
+        from ..errors import FormatError
+
+        path = self.settings.baseline
+        try:
+            return Baseline() if path is None else Baseline.load(path, missing_ok=True)
+        except (FormatError, OSError) as exc:
+            raise pytest.UsageError(f"pmaps_baseline: {exc}") from None
+
+    @functools.cached_property
+    def environment(self) -> str:
+        """Under which key baselines of this session stand."""
+        from .. import baseline, host
+
+        return baseline.environment(
+            sources=[source.name for source in host.sources() if source.works],
+            page_size=mmap.PAGESIZE,
+            workers=bool(self.worker),
+        )
+
     # ---- who runs
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -63,7 +97,7 @@ class Session:
         with self._runs(item):
             result = yield
             # Not before: other plugins take apart in teardown what they put up in setup.
-            marks.refuse(item)
+            marks.refuse(item, self.settings)
             return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

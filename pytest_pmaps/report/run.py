@@ -68,6 +68,8 @@ class TestDetails:
     failures: list[list[str]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     dumped: list[dict[str, Any]] = field(default_factory=list)
+    budgets: list[dict[str, Any]] = field(default_factory=list)
+    environment: str = ""
 
     # Not a test class, whatever pytest thinks of its name.
     __test__ = False
@@ -113,12 +115,17 @@ class Entry:
     @property
     def told(self) -> bool:
         """Whether run.json lists it."""
-        return self.failed or self.outcome == "rerun" or bool(self.details.measured)
+        return (
+            self.failed
+            or self.outcome == "rerun"
+            or bool(self.details.measured or self.details.budgets)
+        )
 
     def as_json(self, folder: str) -> dict[str, Any]:
         """One of the ``tests`` in a run.json in this folder."""
         fields = asdict(self.details)
         home = fields.pop("folder")
+        del fields["environment"]
         # Workers without pytest's temporary folder have one each.
         fields["maps"] = [
             os.path.relpath(os.path.join(home, path), folder) for path in fields["maps"]
@@ -150,6 +157,11 @@ class Run:
     def entries(self) -> list[Entry]:
         """The tests that are told of, in the order in which they were first reported."""
         return [entry for entry in self._entries.values() if entry.told]
+
+    @property
+    def all_entries(self) -> list[Entry]:
+        """All tests, in the order in which they were first reported."""
+        return list(self._entries.values())
 
     def dumps(self, folder: str, exit_status: int) -> str:
         """The text of a run.json in this folder."""

@@ -1,0 +1,294 @@
+"""A baseline from its first recording on: when its file changes, and when never."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from plugin.shared import PREAMBLE
+
+#: Holds as much more as a file says, in bytes.
+TESTS = """
+import mmap, pathlib
+kept = []
+def grow(name):
+    path = pathlib.Path(__file__).parent / name
+    size = int(path.read_text()) if path.exists() else 0
+    if size:
+        kept.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
+        kept[-1].madvise(mmap.MADV_NOHUGEPAGE)
+        for at in range(0, size, 4096):
+            kept[-1][at] = 1
+
+@pytest.mark.pmaps_budget("anonymous growth <= baseline + 5% + 64 KiB")
+def test_one():
+    grow("one")
+
+@pytest.mark.pmaps_budget("anonymous growth <= baseline + 5% + 64 KiB")
+def test_two():
+    grow("two")
+
+def test_without():
+    pass
+"""
+KIB, MIB = 1 << 10, 1 << 20
+
+Life = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def life(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Life:
+    """Run the tests with a baseline: ``life(*options, one=bytes, two=bytes)``."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(test_it=PREAMBLE.replace("foo = ", "#") + TESTS)
+
+    def run(*options: object, one: int = MIB, two: int = 2 * MIB) -> pytest.RunResult:
+        (pytester.path / "one").write_text(str(one))
+        (pytester.path / "two").write_text(str(two))
+        given = ("--pmaps-baseline=base.json", "--basetemp=tmp", *options)
+        return pytester.run(sys.executable, "-m", "pytest", *given)
+
+    return run
+
+
+@pytest.fixture
+def file(pytester: pytest.Pytester) -> Path:
+    """The baseline."""
+    return pytester.path / "base.json"
+
+
+def values(file: Path) -> dict[str, int]:
+    """What it holds, by test, of the one environment that it has."""
+    (tests,) = json.loads(file.read_text())["environments"].values()
+    return {
+        nodeid.rpartition("::")[2]: entry["anonymous growth"]["value"]
+        for nodeid, entry in tests.items()
+    }
+
+
+def about(value: int) -> object:
+    """So much, and what little else a test may add."""
+    return pytest.approx(value, abs=32 * KIB)
+
+
+def changed_lines(before: str, after: str) -> int:
+    """How many lines differ of two texts with as many."""
+    pairs = zip(before.splitlines(), after.splitlines(), strict=True)
+    return sum(a != b for a, b in pairs)
+
+
+def test_a_life(life: Life, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded, unchanged, a little more, too much, updated, of another environment."""
+    result = life()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*base.json: 2 recorded, 0 changed; commit it"])
+    assert values(file) == {"test_one": about(MIB), "test_two": about(2 * MIB)}
+    recorded, stamp = file.read_bytes(), file.stat().st_mtime_ns
+
+    for more in (0, 100):  # unchanged, byte for byte
+        life(one=MIB + more).assert_outcomes(passed=3)
+        assert (file.read_bytes(), file.stat().st_mtime_ns) == (recorded, stamp)
+
+    result = life(one=2 * MIB)
+    result.assert_outcomes(passed=2, failed=1)
+    assert result.ret == 1
+    result.stdout.re_match_lines(
+        [r"anonymous growth: 2.* MiB, allowed 1.*B \(baseline 1 MiB \+ 5% \+ 64 KiB\) \(meas.*"]
+    )
+    assert file.read_bytes() == recorded
+
+    result = life("--pmaps-update", one=2 * MIB)
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*base.json: 0 recorded, 1 changed; commit it"])
+    assert values(file) == {"test_one": about(2 * MIB), "test_two": about(2 * MIB)}
+    assert changed_lines(recorded.decode(), file.read_text()) == 1
+
+    theirs = file.read_text().replace("cpython-3.", "cpython-2.")
+    file.write_text(theirs)
+    result = life("--pmaps-missing=fail")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*no baseline is recorded; one is for another environment (python: cpython-3.*"]
+    )
+    assert file.read_text() == theirs
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "outcomes", "written"),
+    [
+        ({"CI": "true"}, [], {"passed": 1, "failed": 2}, False),
+        ({"CI": "true"}, ["--pmaps-missing=record"], {"passed": 3}, True),
+        ({"CI": "true"}, ["--pmaps-update"], {"passed": 3}, True),
+        ({}, [], {"passed": 3}, True),
+        ({}, ["--pmaps-missing=fail"], {"passed": 1, "failed": 2}, False),
+        ({}, ["--pmaps-missing=pass"], {"passed": 3}, False),
+    ],
+)
+def test_nothing_recorded_yet(
+    life: Life, file: Path, monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str], options: list[str], outcomes: dict[str, int], written: bool,
+) -> None:  # fmt: skip
+    """Fails where CI is set, else is recorded; or as it is said."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    result = life(*options)
+    result.assert_outcomes(**outcomes)
+    assert file.exists() is written
+
+
+def test_only_what_passed_is_recorded(life: Life, file: Path, pytester: pytest.Pytester) -> None:
+    """Any other failure blocks a test's entry, in its teardown too, and of another budget."""
+    pytester.makepyfile(
+        test_other=PREAMBLE.replace("foo = ", "#")
+        + """
+budget = pytest.mark.pmaps_budget("anonymous growth <= baseline + 64 KiB")
+
+@budget
+def test_passes():
+    pass
+
+@budget
+def test_fails():
+    assert False
+
+@budget
+@pytest.mark.pmaps_budget("mappings <= 1")
+def test_too_much():
+    pass
+
+@pytest.fixture
+def broken():
+    yield
+    assert False
+
+@budget
+def test_teardown(broken):
+    pass
+
+@budget
+@pytest.mark.xfail(strict=False)
+def test_expected():
+    pass
+"""
+    )
+    life("--pmaps-update", "test_other.py")
+    assert set(values(file)) == {"test_passes"}
+
+
+def test_runs_of_some_tests_move_nothing_else(life: Life, file: Path) -> None:
+    """Whatever is deselected stays as it is."""
+    life()
+    before = file.read_text()
+    life("--pmaps-update", "-k", "one", one=3 * MIB, two=5 * MIB)
+    assert values(file) == {"test_one": about(3 * MIB), "test_two": about(2 * MIB)}
+    assert changed_lines(before, file.read_text()) == 1
+    before = file.read_text()
+    life("-k", "one", one=8 * MIB).assert_outcomes(failed=1, deselected=2)
+    life("--lf", "--pmaps-update", one=8 * MIB, two=9 * MIB).assert_outcomes(passed=1)
+    assert values(file) == {"test_one": about(8 * MIB), "test_two": about(2 * MIB)}
+    assert changed_lines(before, file.read_text()) == 1
+
+
+def test_what_nobody_asked_for(life: Life, file: Path) -> None:
+    """Is told by a run of all tests, and by no other; nothing is removed."""
+    life()
+    text = file.read_text().replace("test_it.py::test_two", "test_it.py::test_gone")
+    file.write_text(text)
+    life("--pmaps-missing=pass").stdout.fnmatch_lines(
+        ["*base.json: 1 entries that no test asked for; remove their lines:",
+         "  test_it.py::test_gone: anonymous growth"]
+    )  # fmt: skip
+    for options in (["-k", "one"], ["test_it.py"], ["--deselect=test_it.py::test_one"]):
+        said = life("--pmaps-missing=pass", *options).stdout.str()
+        assert "no test asked for" not in said
+    assert "no test asked for" not in life("--pmaps-missing=fail").stdout.str()
+    assert "no test asked for" not in life("--pmaps-missing=pass", "--lf").stdout.str()
+    assert "test_gone" in file.read_text()
+
+
+def test_workers(life: Life, file: Path) -> None:
+    """The controller alone writes; workers have an environment of their own, for xdist shows."""
+    life("-n", "2").assert_outcomes(passed=3)
+    assert set(values(file)) == {"test_one", "test_two"}
+    before = file.read_text()
+    assert "xdist=yes" in before
+    life("-n", "2").assert_outcomes(passed=3)
+    assert file.read_text() == before
+    life("-n", "2", two=5 * MIB).assert_outcomes(passed=2, failed=1)
+    assert file.read_text() == before
+    life("-n", "2", "--pmaps-update", two=5 * MIB).assert_outcomes(passed=3)
+    assert changed_lines(before, file.read_text()) == 1
+
+
+def test_a_file_that_does_not_read(life: Life, file: Path) -> None:
+    """Is an error before any test runs, and is left as it is."""
+    for text in ("{", '{"format": "else"}', "<<<<<<< HEAD\n"):
+        file.write_text(text)
+        for workers in ([], ["-n", "2"]):
+            result = life(*workers)
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            result.stderr.fnmatch_lines(["ERROR: pmaps_baseline: *base.json*"])
+            assert file.read_text() == text
+
+
+def test_options_that_make_no_sense(pytester: pytest.Pytester) -> None:
+    """Are usage errors."""
+    pytester.makepyfile("def test_it(): pass")
+    assert pytester.runpytest("--pmaps-update").ret == pytest.ExitCode.USAGE_ERROR
+    (pytester.path / "folder").mkdir()
+    result = pytester.runpytest("--pmaps-baseline=folder")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_from_the_ini_file(life: Life, pytester: pytest.Pytester) -> None:
+    """All of it; the file is relative to the ini file, wherever pytest is called."""
+    pytester.makeini(
+        "[pytest]\npmaps_baseline = deep/base.json\npmaps_missing = fail\npmaps_update = false"
+    )
+    (pytester.path / "deep").mkdir()
+    run = [sys.executable, "-m", "pytest", "--basetemp", pytester.path / "tmp", ".."]
+    cwd = pytester.path / "deep"
+    assert subprocess.run(run, cwd=cwd, capture_output=True).returncode == 1
+    pytester.makeini("[pytest]\npmaps_baseline = deep/base.json\npmaps_update = true")
+    assert subprocess.run(run, cwd=cwd, capture_output=True).returncode == 0
+    assert set(values(cwd / "base.json")) == {"test_one", "test_two"}
+
+
+def test_a_gate_tighter_than_its_noise(life: Life, file: Path) -> None:
+    """Is told, for it will fail though nothing changed."""
+    life()
+    entry = '"spread": 0'
+    assert entry in file.read_text()
+    file.write_text(file.read_text().replace(entry, f'"spread": {MIB}'))
+    result = life()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*values have spread by 1,048,576 bytes, and * are allowed: *"])
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_killed_at_any_time(
+    life: Life, file: Path, pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    """The file is the old one or the new one, whole."""
+    life(*workers)
+    old = file.read_text()
+    sizes = iter(range(3, 100))
+    command = [sys.executable, "-m", "pytest", "--pmaps-baseline=base.json", "--basetemp=tmp"]
+    for n in range(int(os.environ.get("PMAPS_KILLS", "8"))):
+        (pytester.path / "one").write_text(str(next(sizes) * MIB))
+        with subprocess.Popen(
+            [*command, "--pmaps-update", *workers], stdout=subprocess.DEVNULL, process_group=0
+        ) as process:
+            time.sleep(0.3 + 0.17 * n)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert set(values(file)) == {"test_one", "test_two"}
+        assert len(file.read_text().splitlines()) == len(old.splitlines())
+    assert [path.name for path in pytester.path.glob("*base.json*")] == ["base.json"]
