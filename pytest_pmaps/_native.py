@@ -577,6 +577,11 @@ class Columns:
         made: tuple[MappingInfo, ...] | None = self.__dict__.get("mappings")
         return made[i] if made else self._mapping(i)
 
+    def all_windows(self) -> tuple[Window, ...]:
+        """A window for each mapping."""
+        m = self._columns.mappings
+        return tuple(Window(i, m[i].start, m[i].end) for i in range(len(self)))
+
     def are_whole(self, windows: Iterable[Window]) -> bool:
         """Whether each window is all of its mapping."""
         m = self._columns.mappings

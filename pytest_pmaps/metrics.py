@@ -75,8 +75,7 @@ class Counted:
             return self._given_windows
         # Made when first asked for: a snapshot that is only kept must not fill the heap that
         # the next one measures.
-        infos = enumerate(self._columns.mappings)
-        return tuple(Window(i, m.start, m.end) for i, m in infos)
+        return self._columns.all_windows()
 
     @property
     def columns(self) -> Columns:
