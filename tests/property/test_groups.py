@@ -65,7 +65,7 @@ def classes(objects: set[Object]) -> dict[Object, Object]:
 def reference(snapshots: list[PlainSnapshot], places: list[int]) -> Interval:
     """One page after the other."""
     lo = hi = most = 0
-    sure, known = set(), set()
+    files, sure, known = set(), set(), set()
     for snapshot, place in zip(snapshots, places, strict=True):
         crowd = 0
         for m in snapshot.mappings:
@@ -82,10 +82,12 @@ def reference(snapshots: list[PlainSnapshot], places: list[int]) -> Interval:
                     if normal is False:
                         continue
                     if fact[Fact.FILE] and file:
-                        key = (file, m.offset // PAGE + page - m.start // PAGE)
-                        known.add(key)
+                        index = m.offset // PAGE + page - m.start // PAGE
+                        files.add(file)
+                        # It is the same page whatever the file is called.
+                        known.add((file._replace(base=""), index))
                         if normal:
-                            sure.add(key)
+                            sure.add((file, index))
                         continue
                     hi += 1
                     if fact[Fact.EXCLUSIVE]:
@@ -95,7 +97,7 @@ def reference(snapshots: list[PlainSnapshot], places: list[int]) -> Interval:
             pages = (m.end - m.start) // PAGE
             hi += min(max(m.raced_pages - raced, 0), pages)
         most = max(most, crowd)
-    may_be = classes({o for o, _ in known})
+    may_be = classes(files)
     lo += most + len({(may_be[o], index) for o, index in sure})
     return Interval(lo, hi + len(known))
 
