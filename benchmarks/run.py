@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH keeps it out
 
 import costs
 import host
+import noise
 import speed
 import suite
 from host import Unavailable
@@ -94,6 +95,7 @@ class Benchmarks:
             "stall": lambda: costs.stalls(launcher, rounds, quick),
             "observer": costs.observer,
             "written": lambda: costs.windows(rounds, quick),
+            "noise": lambda: noise.measure(quick),
             "plugin": lambda: suite.measure(self._folder, rounds, quick),
         }
         for name in _QUICK[1:] if quick else _PEAKS:
