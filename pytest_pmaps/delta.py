@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ._native import Columns, Interval, NewRange
 from .counts import Count
@@ -130,6 +131,21 @@ class Delta:
         if self._pages is None:
             raise TypeError("this change is of one selection already")
         return Delta(*self._pages(x, edges))
+
+    def by_name(
+        self, called: Callable[[Counted, int], str | None] | None = None
+    ) -> dict[str, Delta]:
+        """The change of each file, and of ``[heap]``, ``[anon]``, ..., by the name tables show.
+
+        ``called`` may give the name of a mapping of one side, by its number; None: its own.
+        """
+        sides = (self.later, self.earlier)
+        later, earlier = (s.by_name(called and partial(called, s)) for s in sides)
+        nothing = [Counted(side.columns, (), "") for side in sides]
+        return {
+            name: Delta(later.get(name, nothing[0]), earlier.get(name, nothing[1]))
+            for name in {**later, **earlier}
+        }
 
     def metric(self, name: str) -> Count:
         """The net change of one metric."""

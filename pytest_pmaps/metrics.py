@@ -7,12 +7,13 @@ parts of mappings only pages can be counted.  Either way the result is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ._native import Columns, Interval, MappingInfo, Window
 from .cached import cached_property
 from .counts import Count
 from .model import FACT_METRICS, METRICS, Depth, Fact, Kind, PageRange, Source
+from .select import Entry
 
 __all__ = ["Counted"]
 
@@ -81,6 +82,20 @@ class Counted:
     def columns(self) -> Columns:
         """The snapshot's columns in the engine's memory."""
         return self._columns
+
+    def by_name(self, called: Callable[[int], str | None] | None = None) -> dict[str, Counted]:
+        """What each file has of it, and ``[heap]``, ``[anon]``, ..., by the name that tables show.
+
+        ``called`` may give the name of a mapping, by its number; None: its own.
+        """
+        groups: dict[str, list[Window]] = {}
+        for window in self.windows:
+            name = called(window.mapping) if called else None
+            if not name:
+                info = self._columns.mappings[window.mapping]
+                name = Entry(info.name, info.dev, info.inode, info.kind).shown
+            groups.setdefault(name, []).append(window)
+        return {name: Counted(self._columns, tuple(g), name) for name, g in groups.items()}
 
     # ---- metrics
 

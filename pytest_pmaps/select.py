@@ -54,6 +54,8 @@ def printable(name: str) -> str:
 
     No terminal, no XML and no xdist worker takes what Python keeps such bytes as.
     """
+    if name.isprintable():
+        return name
     try:
         data = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # no name that came from the kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["Controller"]
 
 
+class _Told(NamedTuple):
+    """A report, as far as it is of interest."""
+
+    nodeid: str
+    when: str
+    outcome: str
+    text: object
+    attempt: int
+    worker: str
+    location: tuple[str, int | None, str]
+
+
 class Controller:
     """Registered in the session's own process only, not in workers of pytest-xdist."""
 
@@ -26,7 +38,8 @@ class Controller:
         self.problems: list[str] = []
         self._owner = os.getpid()
         self._run: Run | None = None
-        self._reports: list[tuple[str, str, str, object, int, str]] = []
+        self._workers = 0
+        self._reports: list[_Told] = []
         self._deselected = False
         self._recording: recording.Outcome | None = None
 
@@ -38,11 +51,14 @@ class Controller:
         if self._run is None:
             self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": _version()})
         while self._reports:
-            nodeid, when, outcome, text, attempt, worker = self._reports.pop(0)
-            told = None if text is None else TestDetails.loads(str(text))
-            if told is not None and told.folder:
-                self.session.directory.tell(told.folder)
-            self._run.add(nodeid, when, outcome, told, attempt=attempt, worker=worker)
+            told = self._reports.pop(0)
+            found = None if told.text is None else TestDetails.loads(str(told.text))
+            if found is not None and found.folder:
+                self.session.directory.tell(found.folder)
+            self._run.add(told.nodeid, told.when, told.outcome, found,
+                          attempt=told.attempt, worker=told.worker,
+                          location=told.location)  # fmt: skip
+        self._run.workers = self._workers
         return self._run
 
     @property
@@ -56,7 +72,8 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where its maps go; it may start in another folder."""
+        """Count the workers, and tell one where its maps go; it may start in another folder."""
+        self._workers = node.workerinput["workercount"]
         settings = self.session.settings
         for name, path in (
             ("pmaps_report_dir", settings.report_dir),
@@ -84,9 +101,17 @@ class Controller:
         if text is None and not report.failed and not self._reports:
             return  # nothing has been of interest yet
         # Kept as it is: a test's patches may be in place still, and reading it needs open().
-        attempt, worker = getattr(report, "rerun", 0) + 1, getattr(report, "worker_id", "")
-        told = (report.nodeid, report.when, _outcome(report), text, attempt, worker)
-        self._reports.append(told)
+        self._reports.append(
+            _Told(
+                report.nodeid,
+                report.when,
+                _outcome(report),
+                text,
+                getattr(report, "rerun", 0) + 1,
+                getattr(report, "worker_id", ""),
+                report.location,
+            )
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..counts import Count
+    from ..delta import Delta
+    from ..metrics import Counted
     from ..report.run import TestDetails
     from ..snapshots import Snapshot
 
@@ -31,6 +33,8 @@ _OURS = {RECORD, _HEADLINE, _MAP, *_NUMBERS}
 
 #: What is noted of each process.
 _METRICS = ("rss", "pss", "uss", "anonymous", "dirty", "swap")
+#: How many rows of a process's mappings are kept.
+_MAPPINGS = 10
 
 #: What a test's patches, or another plugin's hook, may raise in the middle of a report.
 ANYTHING = (
@@ -88,6 +92,7 @@ def _measured(item: pytest.Item, record: records.Record) -> list[dict[str, Any]]
 
 def numbers(first: Snapshot, last: Snapshot) -> dict[str, Any]:
     """Of one process: its last snapshot, and the change since the first."""
+    from ..select import printable
     from ..snapshots import diff
 
     found = {name: _interval(last.metric(name)) for name in _METRICS}
@@ -97,12 +102,44 @@ def numbers(first: Snapshot, last: Snapshot) -> dict[str, Any]:
         found["rss_growth"] = _interval(change.rss)
     return {
         "pid": last.pid,
-        "comm": last.comm,
+        "comm": printable(last.comm),
         "verdict": last.verdict.label,
         "page_size": last.page_size,
         "sources": [source.name.lower() for source in last.sources],
         **found,
+        "mappings": _mappings(first, last),
     }
+
+
+def _mappings(first: Snapshot, last: Snapshot) -> list[dict[str, Any]]:
+    """Those that tell most: what grew most, then what is newly dirty, then what is dirty."""
+    if first is last:
+        rows = [_row(name, part) for name, part in last.by_name().items()]
+    else:
+        from ..snapshots import diff
+
+        deltas = diff(last, first).by_name()
+        rows = [_row(name, delta.later, delta) for name, delta in deltas.items()]
+    return sorted(rows, key=_tells, reverse=True)[:_MAPPINGS]
+
+
+def _row(name: str, part: Counted, delta: Delta | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "rss": _interval(part.rss),
+        "dirty": _interval(part.dirty),
+    }
+    if delta is not None:
+        row["rss_growth"] = _interval(delta.rss)
+        # Pages that are not dirty are not newly dirty, and to ask costs time.
+        row["new_dirty"] = _interval(delta.new.dirty) if row["dirty"][1] != 0 else [0, 0]
+    return row
+
+
+def _tells(row: dict[str, Any]) -> list[int]:
+    """By what is sure, then by what may be."""
+    intervals = [row.get(name, (0, 0)) for name in ("rss_growth", "new_dirty", "dirty")]
+    return [interval[end] or 0 for end in (0, 1) for interval in intervals]
 
 
 def _interval(count: Count) -> list[int | None]:

@@ -240,39 +240,28 @@ _Row = tuple[tuple[int, int, int], str, list[str]]
 
 def _change_rows(change: Change, classify: Classify | None) -> list[_Row]:
     """A row for each name of mappings that changed, most new dirty pages first."""
-    later, earlier = (_groups(s, classify) for s in (change.later, change.earlier))
-    rows = []
-    for name in {**later, **earlier}:
-        delta = Delta(
-            Counted(change.later.columns, later.get(name, ()), name),
-            Counted(change.earlier.columns, earlier.get(name, ()), name),
-        )
-        row = _change_row(name, delta)
-        if any(row[0]):
-            rows.append(row)
-    return sorted(rows, key=lambda row: row[0], reverse=True)
+
+    def called(side: Counted, number: int) -> str | None:
+        snapshot = change.later if side is change.later else change.earlier
+        return classify(snapshot.mappings[number]) if classify else None
+
+    deltas = Delta(change.later, change.earlier).by_name(called if classify else None)
+    rows = [_change_row(name, delta) for name, delta in deltas.items()]
+    return sorted((row for row in rows if any(row[0])), key=lambda row: row[0], reverse=True)
 
 
 def _change_row(name: str, delta: Delta) -> _Row:
     new, growth = delta.new.dirty, delta.rss
     lo, hi = (end or 0 for end in new.bytes.bounds)
     grown = max(abs(end or 0) for end in growth.bytes.bounds)
-    cells = [amount(new), amount(delta.later.dirty), _signed(growth), amount(delta.later.rss)]
+    cells = [amount(new), amount(delta.later.dirty), signed(growth), amount(delta.later.rss)]
     return (lo, grown, hi), name, cells
 
 
-def _signed(growth: Count) -> str:
+def signed(growth: Count) -> str:
     lo, _ = growth.bytes.bounds
     text = amount(growth)
     return f"+{text}" if lo is not None and lo > 0 else text
-
-
-def _groups(snapshot: Snapshot, classify: Classify | None) -> dict[str, tuple[Window, ...]]:
-    groups: dict[str, tuple[Window, ...]] = {}
-    for mapping in snapshot.mappings:
-        name = (classify(mapping) if classify else None) or mapping.label
-        groups[name] = groups.get(name, ()) + mapping.windows
-    return groups
 
 
 # ---- whole maps

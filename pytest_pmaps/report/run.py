@@ -1,25 +1,6 @@
 """``run.json``, the one artefact of a session, and its summary for the terminal.
 
-.. code-block:: text
-
-    {"format": "pytest-pmaps run", "version": 1,
-     "session": {"python": "3.11.2", "kernel": "6.12.8", "machine": "x86_64", "page_size": 4096,
-                 "sources": ["maps", ...], "pytest": "9.2.0", "exit_status": 1},
-     "tests": [{"nodeid": "test_a.py::test_b", "attempt": 1, "worker": "gw0",
-                "phase": "call", "outcome": "failed",
-                "kind": "footprint", "headline": "libfoo.so.1 text: 3 dirty pages ...",
-                "failures": [["call", "footprint", "libfoo.so.1 text: 3 dirty pages ..."]],
-                "maps": ["maps/test_a.py-test_b-....pmaps", ...], "problems": [],
-                "measured": [{"pid": 42, "comm": "python", "verdict": "complete",
-                              "rss": [lo, hi], "dirty": [lo, hi], "new_dirty": [lo, hi], ...}],
-                "dumped": [{"pid": 42, ...}]}]}
-
-``measured`` is from the last snapshot that the test took of a process, ``dumped`` from the one
-taken when it failed.
-Numbers are bytes, as intervals ``[lo, hi]``; null is an end that is not known.
-``new_dirty`` and ``rss_growth`` are there where a test took two snapshots of a process.
-``maps`` are relative to run.json; beside each ``.pmaps`` lies a ``.json`` that holds everything.
-Tests that were measured are listed, and tests that failed.
+docs/reports.md describes it for people, run.schema.json for programs, runfile.py reads it.
 """
 
 from __future__ import annotations
@@ -35,13 +16,13 @@ from typing import Any
 # Bound here: a test may have replaced json's own while its report is made.
 _dumps, _loads = json.dumps, json.loads
 
-__all__ = ["FORMAT", "VERSION", "Entry", "Run", "TestDetails"]
+__all__ = ["FORMAT", "OUTCOMES", "VERSION", "Entry", "Interval", "Run", "TestDetails"]
 
 FORMAT = "pytest-pmaps run"
-VERSION = 1
+VERSION = 2
 
 #: From the best to the worst that a test's phases can give.
-_OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "rerun", "error", "failed")
+OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "rerun", "error", "failed")
 _FAILED = ("failed", "error")
 
 Interval = list[int | None]
@@ -55,6 +36,7 @@ class TestDetails:
     ``kind`` is ``footprint`` or ``undetermined`` where the test failed for that.
     ``failures`` are all of them as ``[phase, kind, headline]``; the first such one is told above.
     ``folder`` is where ``maps`` lie.
+    ``budgets`` are verdicts on budgets, as run.schema.json has them.
     """
 
     attempt: int = 1
@@ -92,15 +74,20 @@ class TestDetails:
 
 @dataclass(slots=True)
 class Entry:
-    """One attempt of one test, as far as its phases have been reported."""
+    """One attempt of one test, as far as its phases have been reported.
+
+    ``file`` is relative as in node ids, ``line`` counts from 1.
+    """
 
     nodeid: str
+    file: str = ""
+    line: int | None = None
     outcome: str = "passed"
     details: TestDetails = field(default_factory=TestDetails)
 
     def add(self, phase: str, outcome: str, details: TestDetails | None) -> None:
         """Another phase was reported; the worst outcome stays, the latest details count."""
-        if _OUTCOMES.index(outcome) > _OUTCOMES.index(self.outcome):
+        if OUTCOMES.index(outcome) > OUTCOMES.index(self.outcome):
             self.outcome = outcome
         if details is not None:
             self.details = details
@@ -115,11 +102,8 @@ class Entry:
     @property
     def told(self) -> bool:
         """Whether run.json lists it."""
-        return (
-            self.failed
-            or self.outcome == "rerun"
-            or bool(self.details.measured or self.details.budgets)
-        )
+        measured = self.details.measured or self.details.budgets
+        return self.failed or self.outcome == "rerun" or bool(measured)
 
     def as_json(self, folder: str) -> dict[str, Any]:
         """One of the ``tests`` in a run.json in this folder."""
@@ -132,25 +116,39 @@ class Entry:
         ]
         for numbers in (*fields["measured"], *fields["dumped"]):
             del numbers["page_size"], numbers["sources"]
-        return {"nodeid": self.nodeid, "outcome": self.outcome, **fields}
+        place = {"file": self.file, "line": self.line}
+        return {"nodeid": self.nodeid, **place, "outcome": self.outcome, **fields}
 
 
 class Run:
-    """All of one session."""
+    """All of one session.
+
+    ``environment`` is its key in baselines and ``baseline`` their file, ``""`` where there is
+    none; ``workers`` of pytest-xdist, 0 without.
+    """
 
     def __init__(self, versions: dict[str, str]) -> None:
+        self.environment = ""
+        self.baseline = ""
+        self.workers = 0
         self._versions = versions
         self._entries: dict[tuple[str, int, str], Entry] = {}
 
     def add(self, nodeid: str, phase: str, outcome: str, details: TestDetails | None,
-            attempt: int = 1, worker: str = "") -> None:  # fmt: skip
-        """A phase of a test was reported; ``attempt`` and ``worker`` where details say none."""
+            attempt: int = 1, worker: str = "",
+            location: tuple[str, int | None, str] = ("", None, "")) -> None:  # fmt: skip
+        """A phase of a test was reported; ``attempt`` and ``worker`` where details say none.
+
+        ``location`` is pytest's: file, line from 0, and name.
+        """
         if details is not None:
             attempt, worker = details.attempt, details.worker
         key = (nodeid, attempt, worker)
         if key not in self._entries:
             nothing = TestDetails(attempt=attempt, worker=worker)
-            self._entries[key] = Entry(nodeid, details=nothing)
+            file, line, _ = location
+            line = None if line is None else line + 1
+            self._entries[key] = Entry(nodeid, file.replace(os.sep, "/"), line, details=nothing)
         self._entries[key].add(phase, outcome, details)
 
     @property
@@ -184,6 +182,9 @@ class Run:
             "page_size": next((m["page_size"] for m in self._measured()), resource.getpagesize()),
             "sources": list(seen),
             **self._versions,
+            "environment": self.environment,
+            "baseline": self.baseline,
+            "workers": self.workers,
         }
 
     def _measured(self) -> Iterator[dict[str, Any]]:

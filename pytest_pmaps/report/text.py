@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .._native import Window
 from ..counts import Count, format_bytes
 from ..metrics import Counted
 from ..model import Fact, PageRange
 from ..rfctext import header_line, range_lines
-from ..select import Entry
 from ..snapshots import Mapping, Snapshot
 from ..touching import ToldTouched
 from ..writing import Told
@@ -143,12 +141,7 @@ _SUMMARY = ("rss", "pss", "dirty", "swap")
 
 def summary_table(chosen: Counted, width: int = 80) -> list[str]:
     """What each file (and [heap], [anon], ...) holds, largest first, and the total."""
-    groups: dict[str, list[Window]] = {}
-    for window in chosen.windows:
-        info = chosen.columns.mappings[window.mapping]
-        name = Entry(info.name, info.dev, info.inode, info.kind).shown
-        groups.setdefault(name, []).append(window)
-    parts = [Counted(chosen.columns, tuple(group), name) for name, group in groups.items()]
+    parts = list(chosen.by_name().values())
     parts.sort(key=lambda part: part.rss.bytes.bounds[1] or 0, reverse=True)
     rows = [[part.label, *(amount(part.metric(m)) for m in _SUMMARY)] for part in parts]
     total = ["total", *(amount(chosen.metric(m)) for m in _SUMMARY)]

@@ -33,7 +33,7 @@ def test_content(run: Run, folder: Path, workers: list[str]) -> None:
     """What was measured and what failed, in bytes, with maps that can be read."""
     run(MIXED, *workers)
     content = read(folder)
-    assert (content["format"], content["version"]) == ("pytest-pmaps run", 1)
+    assert (content["format"], content["version"]) == ("pytest-pmaps run", 2)
     assert content["session"]["pytest"] == pytest.__version__
     assert content["session"]["page_size"] in (4096, 16384, 65536)
     assert "pagemap" in content["session"]["sources"]
