@@ -9,7 +9,6 @@ from itertools import islice
 
 from .._native import NewRange, Window
 from ..assertions import Evidence
-from ..counts import Count
 from ..delta import Delta, New
 from ..errors import PmapsError
 from ..metrics import Counted
@@ -21,6 +20,7 @@ from ..writing import Told
 from .text import (
     amount,
     rfc_lines,
+    signed,
     summary_table,
     table,
     touched_lines,
@@ -254,14 +254,13 @@ def _change_row(name: str, delta: Delta) -> _Row:
     new, growth = delta.new.dirty, delta.rss
     lo, hi = (end or 0 for end in new.bytes.bounds)
     grown = max(abs(end or 0) for end in growth.bytes.bounds)
-    cells = [amount(new), amount(delta.later.dirty), signed(growth), amount(delta.later.rss)]
+    cells = [
+        amount(new),
+        amount(delta.later.dirty),
+        signed(*growth.bytes.bounds),
+        amount(delta.later.rss),
+    ]
     return (lo, grown, hi), name, cells
-
-
-def signed(growth: Count) -> str:
-    lo, _ = growth.bytes.bounds
-    text = amount(growth)
-    return f"+{text}" if lo is not None and lo > 0 else text
 
 
 # ---- whole maps

@@ -14,8 +14,10 @@ from ..writing import Told
 
 __all__ = [
     "amount",
+    "cut",
     "mapping_line",
     "rfc_lines",
+    "signed",
     "span",
     "summary_table",
     "table",
@@ -103,6 +105,12 @@ def span(lo: int | None, hi: int | None) -> str:
     return f"{number}..{high}" if not unit or high.endswith(f" {unit}") else f"{low}..{high}"
 
 
+def signed(lo: int | None, hi: int | None) -> str:
+    """A difference for a table cell, with its sign."""
+    text = span(lo, hi)
+    return f"+{text}" if lo is not None and lo > 0 else text
+
+
 def format_bytes_short(number: int) -> str:
     """Bytes to three or four digits, for tables: ``1.4 MiB``; exact below 10 KiB."""
     size, unit = abs(number), "KiB"
@@ -123,13 +131,14 @@ def table(head: list[str], rows: list[list[str]], width: int = 80) -> list[str]:
     widths = [max(map(len, column)) for column in columns[1:]]
     first = max(8, min(max(map(len, columns[0])), width - sum(widths) - 2 * len(widths)))
     return [
-        "  ".join([_cut(cells[0], first).ljust(first)]
+        "  ".join([cut(cells[0], first).ljust(first)]
                   + [c.rjust(w) for c, w in zip(cells[1:], widths, strict=True)]).rstrip()
         for cells in [head, *rows]
     ]  # fmt: skip
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Text of so many characters at most, without its middle where it is longer."""
     if len(text) <= width:
         return text
     head = (width - 3) // 2
