@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table, if anything differs."""
     from ..files import load
-    from ..report.difference import difference_lines, differs, processes
+    from ..report.difference import difference_lines, differences, is_sure, processes
     from ..snapshots import diff
 
     earlier, later = load(args.earlier), load(args.later)
@@ -36,10 +36,13 @@ def run(args: argparse.Namespace) -> int:
         change = diff(later, earlier)
     except ValueError as exc:
         raise PmapsError(str(exc)) from None
-    note = processes(later, earlier)
-    if note:
-        print(f"pmaps: note: {shown(note)}", file=sys.stderr)
-    if not differs(change) and not any(map(differs, change.by_name().values())):
+    found = differences(change)
+    if not found:
         return 0
-    say(difference_lines(change, width()))
+    notes = [processes(later, earlier)]
+    if not is_sure(found):
+        notes.append("nothing is known to differ, but what is not known may")
+    for note in filter(None, notes):
+        print(f"pmaps: note: {shown(note)}", file=sys.stderr)
+    say(difference_lines(change, found, width()))
     return 1

@@ -57,7 +57,7 @@ def _format(path: str) -> str:
     try:
         value = read(Path(path).read_text(encoding="utf-8", errors="replace"), lambda it: it)
     except FormatError as exc:
-        raise FormatError(f"{path}: {exc}") from None
+        raise FormatError(f"{path}: {exc.reason}", line=exc.line) from None
     kind = value.get("format") if isinstance(value, dict) else None
     if kind not in _kinds():
         raise FormatError(f"{path}: this is none of {', '.join(_kinds())}")

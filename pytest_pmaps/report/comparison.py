@@ -161,10 +161,11 @@ def _differences(base: Session, head: Session) -> Iterator[str]:
 def head(found: Comparison, run: RunFile, tolerance: str) -> list[str]:
     """What was compared, and what came of it."""
     tests = len({number.nodeid for number in found.numbers})
+    size = f"{len(found.numbers):,} numbers of {tests:,} test{'' if tests == 1 else 's'}"
     told = Counter(number.verdict for number in found.numbers)
     counts = ", ".join(f"{told[v]:,} {v.value}" for v in Verdict)
     return [
-        f"{len(found.numbers):,} numbers of {tests:,} tests, tolerance {tolerance}: {counts}",
+        f"{size}, tolerance {tolerance}: {counts}",
         where(run["session"]),
         *(f"note: {note}" for note in found.notes),
     ]

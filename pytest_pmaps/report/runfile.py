@@ -135,7 +135,7 @@ def load(path: str | os.PathLike[str]) -> RunFile:
     except UnicodeDecodeError:
         raise FormatError(f"{os.fspath(path)}: this is no text") from None
     except FormatError as exc:
-        raise FormatError(f"{os.fspath(path)}: {exc}") from None
+        raise FormatError(f"{os.fspath(path)}: {exc.reason}", line=exc.line) from None
 
 
 def loads(text: str) -> RunFile:

@@ -36,7 +36,8 @@ def head(run: RunFile) -> list[str]:
     outcomes = Counter(test["outcome"] for test in run["tests"])
     told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.most_common())
     session = run["session"]
-    tests = f"{len(run['tests']):,} tests in this file{f': {told}' if told else ''}"
+    number = len(run["tests"])
+    tests = f"{number:,} test{'' if number == 1 else 's'} in this file{told and f': {told}'}"
     return [f"{tests}; exit status {session['exit_status']}", where(session)]
 
 
@@ -106,7 +107,7 @@ def budget_text(budget: Budget) -> str:
     unit, limit = budget["unit"], budget["limit"]
     value = quantity(budget["value"], unit)
     parts = [f"{_WORDS.get(budget['verdict'], budget['verdict'])}: {value}"]
-    if limit is not None:
+    if limit is not None and "baseline" in budget["budget"]:  # else its text says it
         parts.append(f"limit {quantity([limit, limit], unit)}")
     if budget["recorded"] is not None:
         parts.append(f"recorded {quantity([budget['recorded']] * 2, unit)}")

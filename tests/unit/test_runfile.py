@@ -70,7 +70,8 @@ def test_trouble_has_a_place(tmp_path: Path, old: str, new: str, says: str) -> N
     path.write_text(OLD.replace(old, new, 1))
     with pytest.raises(FormatError) as caught:
         runfile.load(path)
-    assert str(caught.value).startswith(f"{path}: {says}")
+    line, _, reason = says.partition(": ")
+    assert str(caught.value).startswith(f"{line}: {path}: {reason}")
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
