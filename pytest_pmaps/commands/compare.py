@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import BudgetError, PmapsError
-from .terminal import paint, rows, say, width
+from .terminal import ROWS, paint, rows, say, width
 
 if TYPE_CHECKING:
     from ..budget import Limit
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="exit status 1 also for what is undecided"
     )
     parser.add_argument("--markdown", action="store_true", help="for the summary of a GitHub job")
-    parser.add_argument("--rows", metavar="N", type=rows, default=None, help=rows.__doc__)
+    parser.add_argument("--rows", metavar="N", type=rows, default=None, help=ROWS)
 
 
 def _tolerance(text: str) -> str:

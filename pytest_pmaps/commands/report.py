@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .terminal import paint, rows, say, width
+from .terminal import ROWS, paint, rows, say, width
 
 __all__ = ["DESCRIPTION", "HELP", "arguments", "run"]
 
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="with --annotations: where pytest's root lies in the repository",
     )
-    parser.add_argument("--rows", metavar="N", type=rows, default=None, help=rows.__doc__)
+    parser.add_argument("--rows", metavar="N", type=rows, default=None, help=ROWS)
 
 
 def run(args: argparse.Namespace) -> int:

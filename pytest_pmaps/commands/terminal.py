@@ -9,10 +9,13 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable
 
-__all__ = ["Bar", "paint", "rows", "say", "shown", "width"]
+__all__ = ["ROWS", "Bar", "paint", "rows", "say", "shown", "width"]
 
 #: Seconds before a bar appears.
 _PATIENCE = 0.5
+#: What ``--rows`` is for.
+ROWS = "rows of each table, 0 for all (default: 10; in Markdown as many as fit)"
+
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
 
 
@@ -22,7 +25,7 @@ def width() -> int:
 
 
 def rows(text: str) -> int:
-    """Rows of each table, 0 for all (default: 10; in Markdown as many as fit)."""
+    """A number of rows, as an option gives it."""
     if not text.isdecimal() or len(text) > 9:
         raise ArgumentTypeError(f"{text!r} is no number of rows")
     return int(text)

@@ -71,13 +71,15 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def of(self, verdict: Verdict) -> list[Number]:
-        """The numbers of a verdict, what changed most first."""
+        """The numbers of a verdict, what changed most first; of about the same size, in the
+        order of the tests: what one leaks, those behind it in the same process show as well.
+        """
         found = [number for number in self.numbers if number.verdict is verdict]
         return sorted(found, key=lambda number: _weight(number.change), reverse=True)
 
 
 def _weight(change: Interval) -> tuple[int, int]:
-    lo, hi = (abs(end or 0) for end in change)
+    lo, hi = ((end or 0).bit_length() for end in change)
     return min(lo, hi), max(lo, hi)
 
 

@@ -75,6 +75,19 @@ t             python dirty  31 MiB  33 MiB  +2 MiB
     )
 
 
+def test_what_one_test_leaks_others_show(compared: Runs) -> None:
+    """Of about the same growth the first test comes first; the largest before all."""
+
+    def tests(*sizes: int) -> list[dict[str, Any]]:
+        return [
+            test(nodeid=f"t{i}", measured=[process(rss=[size, size])])
+            for i, size in enumerate(sizes)
+        ]
+
+    _, text = compared(tests(MIB, MIB, MIB, MIB), tests(2 * MIB, 5 * MIB, 6 * MIB, 90 * MIB))
+    assert [line.split()[0] for line in text.splitlines()[-4:]] == ["t3", "t1", "t2", "t0"]
+
+
 @pytest.mark.parametrize(
     ("tolerance", "grown", "code"),
     [
