@@ -11,6 +11,7 @@ import pytest
 ENGINE = "pytest_pmaps/_engine.abi3.so"
 PROGRAMS = [f"pytest_pmaps/pmaps-{name}" for name in ("tracer", "follower", "launch")]
 HEADER = "pytest_pmaps/include/pmaps_checkpoint.h"
+SCHEMA = "pytest_pmaps/report/run.schema.json"
 
 
 def test_one_wheel_serves_every_python_from_3_11(wheel: Path) -> None:
@@ -40,7 +41,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     top = {PurePosixPath(name).parts[0] for name in names}
 
     assert {name for name in top if not name.endswith(".dist-info")} == {"pytest_pmaps"}
-    assert {ENGINE, *PROGRAMS, HEADER, "pytest_pmaps/py.typed"} <= set(names)
+    assert {ENGINE, *PROGRAMS, HEADER, SCHEMA, "pytest_pmaps/py.typed"} <= set(names)
     assert [name for name in names if name.endswith((".c", ".h", ".pyc"))] == [HEADER]
 
 

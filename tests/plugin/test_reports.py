@@ -70,6 +70,7 @@ def test_it_is_valid(run: Run, folder: Path, workers: int) -> None:
     (foo,) = [row for row in rows if row["name"] == "libfoo.so.1"]
     assert foo["new_dirty"] == [4096, 4096]
     assert all(row.keys() == foo.keys() for row in rows)
+    assert all(row["new_dirty"][1] <= row["dirty"][1] for row in rows)
     growth = [row["rss_growth"][0] for row in rows]
     assert growth == sorted(growth, reverse=True)
 

@@ -242,6 +242,7 @@ def test_tolerances_that_do_not_read(
         ([10, 10], [15, 15], Verdict.SAME),
         ([10, 10], [16, 16], Verdict.GREW),
         ([10, 12], [17, 99], Verdict.UNDECIDED),
+        ([10, 10], [12, 17], Verdict.UNDECIDED),
         ([10, 12], [18, None], Verdict.GREW),
         ([10, 12], [0, 15], Verdict.SAME),
         ([10, None], [99, 99], Verdict.UNDECIDED),

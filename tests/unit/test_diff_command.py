@@ -11,7 +11,10 @@ import pytest
 
 from pytest_pmaps import Snapshot, load, save, snapshot
 from pytest_pmaps.cli import main
+from pytest_pmaps.model import Fact, Kind
+from pytest_pmaps.plain import PlainMapping, PlainRange, PlainSnapshot
 
+MIB = 1 << 20
 Capture = pytest.CaptureFixture[str]
 
 
@@ -23,11 +26,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """This process, before and after it wrote 64 pages of shared memory."""
+    """This process, before and after it wrote 4 MiB of shared memory."""
     folder = tmp_path_factory.mktemp("maps")
-    with mmap.mmap(-1, 1 << 20) as memory:
+    with mmap.mmap(-1, 8 * MIB) as memory:
         save(snapshot(), folder / "before.json")
-        memory[: 1 << 18] = bytes(1 << 18)
+        for at in range(0, 4 * MIB, mmap.PAGESIZE):
+            memory[at] = 1
         save(snapshot(), folder / "after.json")
     return folder / "before.json", folder / "after.json"
 
@@ -51,7 +55,7 @@ def test_what_changed(capsys: Capture, maps: tuple[Path, Path]) -> None:
     assert head.split()[0] == "mapping"
     assert head.endswith("new dirty")
     assert first.startswith("zero")
-    assert first.endswith("+256 KiB")
+    assert first.endswith("+4 MiB")
     assert last.startswith("total")
     assert max(map(len, out.splitlines())) <= 80
 
@@ -60,7 +64,7 @@ def test_backwards(capsys: Capture, maps: tuple[Path, Path]) -> None:
     """What was captured later cannot come first, but another file may be meant so."""
     code, out, _ = diff(capsys, maps[1], maps[0])
     assert code == 1
-    assert "-256 KiB" in next(line for line in out.splitlines() if line.startswith("zero"))
+    assert "-4 MiB" in next(line for line in out.splitlines() if line.startswith("zero"))
 
 
 def test_other_processes(capsys: Capture, maps: tuple[Path, Path], tmp_path: Path) -> None:
@@ -91,6 +95,20 @@ def changed(path: Path, target: Path, **values: object) -> Path:
     plain = dataclasses.replace(load(path).to_plain(), **values)
     save(Snapshot.from_plain(plain), target)
     return target
+
+
+def test_what_may_have_come(capsys: Capture, tmp_path: Path) -> None:
+    """A page that may be dirty now, and was not, is told."""
+    everything = (1 << len(Fact)) - 1
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, known in zip(paths, (everything, everything & ~(1 << Fact.DIRTY)), strict=True):
+        page = PlainRange(0x600, 1, 1 << Fact.PRESENT | 1 << Fact.NORMAL, known, (1, 1))
+        heap = PlainMapping(0x600000, 0x601000, "rw-p", name="[heap]", kind=Kind.ANON, index=0x600)
+        heap.ranges = [page]
+        save(Snapshot.from_plain(PlainSnapshot([heap])), path)
+    code, out, err = diff(capsys, *paths)
+    assert (code, out.splitlines()[1].split()) == (1, ["[heap]", "0", "0..4", "KiB", "0..4", "KiB"])
+    assert "nothing is known to differ" in err
 
 
 def test_trouble(capsys: Capture, maps: tuple[Path, Path], tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_what_a_later_program_added_is_kept() -> None:
         ("pytest-pmaps run", "other", "line 1: this is JSON, but no pytest-pmaps run"),
         ('"page_size": 4096', '"page_size": 0', "line 2: 0 is out of range"),
         ('"attempt": 1', '"attempt": "1"', "line 4: a whole number belongs here, not a string"),
+        ('"attempt": 1', '"attempt": 0', "line 4: 0 is out of range"),
         ('"outcome": "failed"', '"outcome": "bad"', "line 4: \"bad\" is none of 'passed', "),
         ('"call", "footprint", "dirty"', '"call"', "line 6: a failure is its phase, kind and"),
         ("[4, null]", "[4]", "line 9: an interval is its two ends"),
