@@ -59,6 +59,7 @@ class Controller:
                           attempt=told.attempt, worker=told.worker,
                           location=told.location)  # fmt: skip
         self._run.workers = self._workers
+        self._run.baseline = baseline.name if (baseline := self.session.settings.baseline) else ""
         return self._run
 
     @property
@@ -149,7 +150,8 @@ class Controller:
     def _write_run(self, exitstatus: int) -> None:
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
-        if not (asked or self._reports):
+        # Of what was reported, the baseline may have taken note already.
+        if not (asked or self._reports or self._run is not None):
             return
         if not asked and not any(e.details.seen or e.details.budgets for e in self.run.entries):
             return

@@ -55,9 +55,9 @@ def _tolerance(text: str) -> str:
 
 def _limit(text: str) -> Limit:
     """The language of budgets has tolerances already."""
-    from ..budget import parse
+    from ..budget import parse_budget
 
-    return parse(f"dirty <= baseline + {text}").limit
+    return parse_budget(f"dirty <= baseline + {text}").limit
 
 
 def _allowed(text: str, page_size: int) -> Allowed:

@@ -123,12 +123,11 @@ class Entry:
 class Run:
     """All of one session.
 
-    ``environment`` is its key in baselines and ``baseline`` their file, ``""`` where there is
-    none; ``workers`` of pytest-xdist, 0 without.
+    ``baseline`` is the name of a file, ``""`` where there is none; ``workers`` are those of
+    pytest-xdist, 0 without.
     """
 
     def __init__(self, versions: dict[str, str]) -> None:
-        self.environment = ""
         self.baseline = ""
         self.workers = 0
         self._versions = versions
@@ -174,6 +173,7 @@ class Run:
         )
 
     def _session(self) -> dict[str, Any]:
+        keys = (entry.details.environment for entry in self._entries.values())
         seen = {source: None for m in self._measured() for source in m["sources"]}
         return {
             "python": platform.python_version(),
@@ -182,7 +182,7 @@ class Run:
             "page_size": next((m["page_size"] for m in self._measured()), resource.getpagesize()),
             "sources": list(seen),
             **self._versions,
-            "environment": self.environment,
+            "environment": next((key for key in keys if key), ""),
             "baseline": self.baseline,
             "workers": self.workers,
         }

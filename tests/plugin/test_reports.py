@@ -112,6 +112,37 @@ def test_reports(run: Run, folder: Path, capsys: Capture) -> None:
     assert len(set(names)) == len(names)
 
 
+BUDGETS = """
+LEAK = []
+@pytest.mark.pmaps_budget("anonymous growth <= 64 KiB", "dirty <= baseline + 1%")
+def test_leaks(): LEAK.append(bytearray(1 << 22))
+@pytest.mark.pmaps_budget("anonymous growth <= 8 MiB")
+def test_keeps(): LEAK.append(bytearray(1 << 22))
+"""
+
+
+def test_budgets(run: Run, folder: Path, capsys: Capture) -> None:
+    """What came of them is valid, told, and has a chart; the breach is told once."""
+    run(BUDGETS, "--pmaps-baseline=base.json")
+    content = checked(folder)
+    leaks, keeps = content["tests"]
+    assert [row["verdict"] for row in leaks["budgets"]] == ["exceeded", "recorded"]
+    assert keeps["budgets"][0]["origin"] == "marker"
+    assert content["session"]["baseline"] == "base.json"
+    assert content["session"]["environment"] != ""
+    capsys.readouterr()
+    path = str(folder / "run.json")
+    assert main(["report", path]) == 0
+    assert capsys.readouterr().out.count("test_it.py::test_leaks\n  anonymous growth") == 1
+    assert main(["report", path, "--annotations"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("::error file=test_it.py,line=")
+    assert main(["report", path, "--benchmark"]) == 0
+    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert "test_it.py::test_keeps: budget anonymous growth" in names
+    assert main(["compare", path, path]) == 0
+
+
 def test_compare_and_merge(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """A leak between two sessions is found; the unchanged one is the same."""
     text = """

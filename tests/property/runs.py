@@ -62,6 +62,7 @@ details = st.builds(
     TestDetails,
     attempt=st.integers(1, 3),
     worker=st.sampled_from(["", "gw0", "gw1"]),
+    environment=names,
     kind=st.sampled_from(["", "footprint", "undetermined"]),
     headline=names,
     folder=st.just("/there"),
@@ -84,7 +85,7 @@ def run_texts(draw: st.DrawFn) -> str:
     """The text of a run.json that lies in /there."""
     run = Run({"pytest": "9.2.0", "pytest_pmaps": "0.1.0"})
     run.workers = draw(st.integers(0, 8))
-    run.environment = draw(names)
+    run.baseline = draw(names)
     for nodeid, found in draw(st.lists(st.tuples(names, details), max_size=6)):
         location = (draw(names), draw(st.none() | st.integers(0, 999)), "")
         run.add(nodeid, "call", draw(st.sampled_from(OUTCOMES)), found, location=location)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from unit.runs import test, write
 
+from pytest_pmaps.baseline import Baseline, Recorded
 from pytest_pmaps.cli import main
 from pytest_pmaps.report import runfile
 
@@ -103,7 +104,7 @@ def test_all_of_one_kind(tmp_path: Path, capsys: Capture) -> None:
     for text, says in (
         ('{"format": "pytest-pmaps snapshot"}', "this is none of pytest-pmaps run"),
         ("[]", "this is none of"),
-        ("\n{", "this is no JSON"),
+        ('{"format": "pytest-pmaps run"\n', "this is no JSON"),
         ('{"format": "pytest-pmaps run", "version": 3}', "a run of format version 3"),
     ):
         other.write_text(text)
@@ -114,3 +115,44 @@ def test_all_of_one_kind(tmp_path: Path, capsys: Capture) -> None:
     assert main(["merge", str(out), str(one), str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"pmaps: {tmp_path / 'none'}: No such file or directory\n"
     assert sorted(tmp_path.iterdir()) == [one, other]
+
+
+def recorded(path: Path, **values: int) -> Path:
+    """A baseline with a value for each test."""
+    baseline = Baseline()
+    for nodeid, value in values.items():
+        baseline.record("x86_64", nodeid, "dirty", Recorded(value))
+    baseline.save(path)
+    return path
+
+
+def test_baselines(tmp_path: Path, capsys: Capture) -> None:
+    """Two shards give what one run would have written; what they do not agree on is told."""
+    one, two = recorded(tmp_path / "1", a=1, b=5), recorded(tmp_path / "2", b=7, c=3)
+    out = tmp_path / "out"
+    assert main(["merge", str(out), str(one), str(two)]) == 0
+    values = {key[0]: found.value for _, key, found in Baseline.load(out)}
+    assert values == {"a": 1, "b": 7, "c": 3}
+    note = "pmaps: note: b: dirty: recorded as 5, 7; the largest is kept (x86_64)\n"
+    assert capsys.readouterr().err == note
+
+
+def test_baselines_that_were_one(tmp_path: Path, capsys: Capture) -> None:
+    """With what they were, what one shard changed counts, also if it went down."""
+    before = recorded(tmp_path / "0", a=9, b=9)
+    one, two = recorded(tmp_path / "1", a=4, b=9), recorded(tmp_path / "2", a=9, b=5)
+    assert main(["merge", str(one), str(one), str(two), "--base", str(before)]) == 0
+    assert one.read_text() == recorded(tmp_path / "3", a=4, b=5).read_text()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_kinds_do_not_mix(tmp_path: Path, capsys: Capture) -> None:
+    """Nor have runs anything that they were before."""
+    one, two, out = recorded(tmp_path / "1"), write(tmp_path / "2"), tmp_path / "out"
+    for args, says in (
+        ([one, two], f"{one} is a pytest-pmaps baseline, {two} is a pytest-pmaps run"),
+        ([two, two, "--base", two], "--base is for baselines"),
+    ):
+        assert main(["merge", str(out), *map(str, args)]) == 2
+        assert says in capsys.readouterr().err
+    assert not out.exists()
