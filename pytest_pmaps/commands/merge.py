@@ -42,7 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the merged file; notes go to standard error."""
     out = Path(args.out)
-    if out.exists() and not args.force and not any(out.samefile(file) for file in args.files):
+    known = [*args.files, *filter(None, [args.base])]
+    if out.exists() and not args.force and not any(out.samefile(file) for file in known):
         # A forgotten OUT would take the first shard for it.
         raise PmapsError(f"{args.out} exists and is not merged; --force replaces it all the same")
     for note in _merger(args.files)(args.out, args.files, args.base):

@@ -143,6 +143,8 @@ def test_baselines_that_were_one(tmp_path: Path, capsys: Capture) -> None:
     one, two = recorded(tmp_path / "1", a=4, b=9), recorded(tmp_path / "2", a=9, b=5)
     assert main(["merge", str(one), str(one), str(two), "--base", str(before)]) == 0
     assert one.read_text() == recorded(tmp_path / "3", a=4, b=5).read_text()
+    assert main(["merge", str(before), str(one), str(two), "--base", str(before)]) == 0
+    assert before.read_text() == one.read_text()
     assert capsys.readouterr() == ("", "")
 
 
