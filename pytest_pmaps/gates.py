@@ -49,12 +49,17 @@ class _Needs(NamedTuple):
     tree: bool
     start: bool
     peak: bool
+    rest: bool  # compared with what was measured at another time, so always in the same state
 
     @classmethod
-    def of(cls, budgets: Iterable[Budget]) -> _Needs:
-        peaks = [b.metric == "peak_rss" for b in budgets]
-        starts = any(b.growth and b.metric != "peak_rss" for b in budgets)
-        return cls(any(b.of_tree for b in budgets), starts, any(peaks))
+    def of(cls, budgets: Sequence[Budget]) -> _Needs:
+        now = [budget for budget in budgets if budget.metric != "peak_rss"]
+        return cls(
+            tree=any(budget.of_tree for budget in now),
+            start=any(budget.growth for budget in now),
+            peak=len(now) < len(budgets),
+            rest=any(budget.growth or budget.limit.baseline for budget in now),
+        )
 
 
 class Window:
@@ -82,7 +87,7 @@ class Window:
         self._errors: dict[str, PmapsError] = {}
 
     def begin(self) -> None:
-        """It starts: with this process at rest, where growth is asked for."""
+        """It starts: with this process at rest, where that is what it ends with."""
         self._settle(self._needs)
         for name in self._needs:
             if not name or name in self._targets:
@@ -147,8 +152,8 @@ class Window:
         self._forget(states)
 
     def _settle(self, names: Iterable[str], *, always: bool = False) -> None:
-        """Bring this process to rest, as it was when growth began."""
-        if "" in names and (always or self._needs[""].start):
+        """Bring this process to rest."""
+        if "" in names and (always or self._needs[""].rest):
             settle()
 
     def _forget(self, states: dict[str, State]) -> None:
