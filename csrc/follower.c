@@ -356,18 +356,34 @@ static void stand_or_go(pid_t tid, int signal)
         go_on(tid, 0);
 }
 
-/* One that the kernel had us trace from its first instruction on. */
-static void welcome(struct follower *f, pid_t tid, int signal)
+/* One that the kernel had us trace from its first instruction on; NULL: a child, where children
+ * are none of our business, or what is left of a process that is over. */
+static struct thread *welcome(struct follower *f, pid_t tid, struct process **of)
 {
     pid_t pid = ask_status(tid, "\nTgid:");
-    struct process *p = pid > 0 ? process_of(f, pid) : NULL;
-    if (!p && f->tree && pid > 0 && (p = add_process(f, pid)))
+    *of = pid > 0 ? process_of(f, pid) : NULL;
+    if (!*of && f->tree && pid == tid && (*of = add_process(f, pid)))
         tell(f, (struct word){.what = 'f', .pid = pid, .other = ask_status(tid, "\nPPid:")});
-    if (!p || !add_thread(p, tid)) {
-        part_with(tid); /* a child, and children are none of our business */
-        return;
-    }
-    stand_or_go(tid, signal);
+    return *of ? add_thread(*of, tid) : NULL;
+}
+
+static struct thread *find_or_welcome(struct follower *f, pid_t tid, struct process **of)
+{
+    struct thread *t = find_thread(f, tid, of);
+    return t ? t : welcome(f, tid, of);
+}
+
+/* It has made another.  That one is known from now on, and not only when it first stops: its
+ * maker may end before, and would be taken for the last there is.  Where it has ended already
+ * it is ours no more. */
+static void at_birth(struct follower *f, pid_t maker)
+{
+    unsigned long made = 0;
+    struct process *of;
+    ptrace(PTRACE_GETEVENTMSG, maker, NULL, &made);
+    if (made && ask_status((pid_t)made, "\nTracerPid:") == getpid())
+        find_or_welcome(f, (pid_t)made, &of);
+    go_on(maker, 0);
 }
 
 /* An exec() by a thread that is not the first: known by its old id until now. */
@@ -383,26 +399,34 @@ static struct process *executed(struct follower *f, pid_t tid)
 static void at_stop(struct follower *f, pid_t tid, int signal)
 {
     struct process *p = NULL;
-    if (!find_thread(f, tid, &p))
-        welcome(f, tid, signal);
-    else
+    if (find_or_welcome(f, tid, &p))
         stand_or_go(tid, signal);
+    else
+        part_with(tid);
+}
+
+static bool is_birth(int event)
+{
+    return event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK ||
+           event == PTRACE_EVENT_VFORK;
 }
 
 static void at_event(struct follower *f, pid_t tid, int event, int signal)
 {
     struct process *p = NULL;
-    struct thread *t = find_thread(f, tid, &p);
+    struct thread *t = NULL;
     if (event == PTRACE_EVENT_STOP)
         at_stop(f, tid, signal);
     else if (event == PTRACE_EVENT_EXEC && (p = executed(f, tid)))
         at_exec_of(f, p);
-    else if (event == PTRACE_EVENT_EXIT && t)
-        at_exit_of(f, p, t);
+    else if (event == PTRACE_EVENT_EXIT && (t = find_or_welcome(f, tid, &p)))
+        at_exit_of(f, p, t); /* killed before its first stop, it is met here */
     else if (event == PTRACE_EVENT_EXIT)
         part_with(tid);
+    else if (is_birth(event))
+        at_birth(f, tid);
     else
-        go_on(tid, 0);
+        go_on(tid, event ? 0 : signal);
 }
 
 /* It ended without a stop: killed while it was in one. */
@@ -445,8 +469,8 @@ static void handle(struct follower *f, const siginfo_t *info)
         return; /* it was killed just now, which is the next thing to be met */
     if (!stopped)
         at_death(f, tid, wait_status(&taken));
-    else if (taken.si_status >> 8 == event)
-        at_event(f, tid, event, taken.si_status & 0xff);
+    else /* not always where it was seen: killed just now, it stops on its way out instead */
+        at_event(f, tid, taken.si_status >> 8, taken.si_status & 0xff);
 }
 
 static void meet_all(struct follower *f)
