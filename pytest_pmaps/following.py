@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ._native import program_path
 from .errors import AccessDenied, PmapsError, Unsupported
 from .procfs import STATE, stat_of
-from .stopping import end_program, start_program, why_denied
+from .stopping import Program, why_denied
 
 __all__ = ["Event", "Follower"]
 
@@ -37,32 +37,33 @@ class Event(NamedTuple):
 
 
 class Follower:
-    """A follower that has been started, and the socket to it."""
+    """A follower, and the words that go to and fro."""
 
     def __init__(self) -> None:
         # Datagrams, and an end: a word is one of them, and a follower that dies is heard.
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                path = program_path("pmaps-follower")
-                self.pid = start_program("follower", path, stdin=theirs.fileno())
-        except BaseException:
-            ours.close()
-            raise
-        self._socket = ours
-        self._closed = False
+        self._program = Program("follower", socket.SOCK_SEQPACKET)
+
+    def start(self) -> None:
+        """Run it; Unsupported where that cannot be."""
+        __tracebackhide__ = True
+        self._program.start(program_path("pmaps-follower"))
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._program.pid
 
     def fileno(self) -> int:
         """Readable when there is an event."""
-        return self._socket.fileno()
+        return self._program.channel.fileno()
 
     def follow(self, pid: int, *, tree: bool) -> None:
         """Have a process followed, which waits meanwhile; raises where that is refused."""
         __tracebackhide__ = True
-        self._socket.settimeout(_PATIENCE)
+        self._program.channel.settimeout(_PATIENCE)
         self._say("a", pid, int(tree))
         event = self.hear()
-        self._socket.settimeout(None)
+        self._program.channel.settimeout(None)
         code = event.value if event and event.what == "a" else errno.EPIPE
         if code:
             raise _explained(pid, code, self.pid)
@@ -81,7 +82,7 @@ class Follower:
     def hear(self) -> Event | None:
         """The next event; None where there will be none, because it has ended."""
         try:
-            got = self._socket.recv(_WORD.size)
+            got = self._program.channel.recv(_WORD.size)
         except OSError:
             return None
         if len(got) != _WORD.size:
@@ -91,16 +92,12 @@ class Follower:
 
     def close(self) -> None:
         """All that it follows is let go, and it has ended."""
-        if not self._closed:
-            self._closed = True
-            try:
-                end_program(self.pid, self._socket)
-            finally:
-                self._socket.close()
+        self._program.close()
 
     def _say(self, what: str, pid: int, value: int, hold: int = 0) -> bool:
+        word = _WORD.pack(ord(what), pid, 0, value, 0, hold)
         try:
-            self._socket.send(_WORD.pack(ord(what), pid, 0, value, 0, hold), socket.MSG_NOSIGNAL)
+            self._program.channel.send(word, socket.MSG_NOSIGNAL)
         except OSError:  # it has ended, which hear() tells
             return False
         return True

@@ -14,13 +14,13 @@ import struct
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any, NamedTuple, Self, TypeAlias, TypedDict
+from typing import IO, Any, NamedTuple, TypeAlias, TypedDict
 
 from ._native import program_path
 from .errors import AccessDenied, PmapsError
 from .procfs import read_text
 
-__all__ = ["Args", "Command", "Environment", "Launched", "Options", "launch", "pinned"]
+__all__ = ["Args", "Command", "Environment", "Launched", "Options", "pinned", "readable"]
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Args: TypeAlias = Path | Sequence[Path]
@@ -30,6 +30,8 @@ File: TypeAlias = int | IO[Any] | None
 _WORD = struct.Struct("=c3xi")  # struct word of launch.c
 _PATIENCE = 30.0  # for a program that has nothing to do but to say that it is there
 ADDR_NO_RANDOMIZE = 0x0040000
+_SCRIPTS = 5  # that the kernel goes through, each the interpreter of the one before
+_FIRST_LINE = 256  # bytes that it looks at
 
 
 class Options(TypedDict, total=False):
@@ -80,31 +82,52 @@ class Command(NamedTuple):
             raise ValueError("no program to run: args is empty")
         program = executable or given[0]
         name = os.fsencode(program)
-        folders = [os.fsencode(folder) for folder in os.get_exec_path(_readable(env))]
+        folders = [
+            os.fsencode(folder)
+            for folder in os.get_exec_path(None if env is None else readable(env))
+        ]
         where = [name] if os.path.dirname(name) else [os.path.join(f, name) for f in folders]
         return cls(given, program, where)
 
 
-def _readable(env: Environment | None) -> Mapping[str, str] | None:
-    if env is None:
-        return None
+def readable(env: Environment) -> dict[str, str]:
+    """An environment in text, in which a variable cannot be there twice."""
     return {os.fsdecode(key): os.fsdecode(value) for key, value in env.items()}
 
 
 class Launched:
-    """A process that waits to become the program."""
+    """A process that waits to become the program, from before it is started."""
 
-    def __init__(
-        self, process: subprocess.Popen[Any], control: socket.socket, program: Path
-    ) -> None:
-        self.process = process
-        self._control = control
-        self._program = program
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self._started: subprocess.Popen[Any] | None = None
+        self._control: socket.socket | None = None
+        self.personality: int | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[Any]:
+        """Once it is started."""
+        assert self._started is not None
+        return self._started
+
+    def start(self, env: Environment, how: str, tracer: int, options: Options) -> None:
+        """Start ``pmaps-launch`` for the command, and wait until it is there.
+
+        ``how``: ``"a"`` for no randomised addresses, ``"t"`` for no transparent huge pages.
+        """
+        __tracebackhide__ = True
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # By descriptor: the user that the process becomes may not reach the folder.
+        with theirs, open(program_path("pmaps-launch"), "rb", buffering=0) as own:
+            fds = (theirs.fileno(), own.fileno())
+            self._started = _popen(self._command, fds, env, how, tracer, options)
+        self._started.args = self._command.argv  # what a TimeoutExpired names
         self._control.settimeout(_PATIENCE)
         self.personality = self._ready()
 
     def go(self) -> None:
         """Become the program, if it can be executed."""
+        assert self._control is not None
         with suppress(OSError):  # it was killed
             self._control.send(b"g", socket.MSG_NOSIGNAL)
 
@@ -115,6 +138,7 @@ class Launched:
         that was forked meanwhile may have it, too.
         """
         __tracebackhide__ = True
+        assert self._control is not None
         self._control.setblocking(False)
         try:
             said = self._hear()
@@ -122,32 +146,35 @@ class Launched:
             return
         if said:
             code = said[1]
-            raise OSError(code, os.strerror(code), self._program)
+            raise OSError(code, os.strerror(code), self._command.program)
 
-    def __enter__(self) -> Self:
-        return self
+    def kill(self) -> None:
+        """End it, unless it has."""
+        if self._started:
+            self._started.kill()
 
-    def __exit__(self, *exc: object) -> None:
-        self._control.close()
-
-    def give_up(self) -> None:
-        """End it; nothing of the program has run."""
-        self._control.close()
-        self.process.kill()
-        with self.process:
-            pass
+    def reap(self) -> None:
+        """Nobody holds it, so it ends: nothing of it is left."""
+        if self._control:
+            self._control.close()  # where it waits for a word still, it ends now
+        self.kill()  # which may have been interrupted
+        if self._started:
+            with self._started:
+                pass
 
     def _ready(self) -> int | None:
         """Wait for it, and give the personality that the program starts with."""
         said = self._hear()
         if said is None or said[0] != b"r":
-            self.give_up()
+            self.kill()
+            self.reap()
             raise PmapsError(
                 f"the program was not started: pmaps-launch ended with {self.process.returncode}"
             )
         return said[1] if said[1] >= 0 else None
 
     def _hear(self) -> tuple[bytes, int] | None:
+        assert self._control is not None
         try:
             got = self._control.recv(_WORD.size)
         except ConnectionError:  # it was killed with a word unread
@@ -155,32 +182,26 @@ class Launched:
         return _WORD.unpack(got) if len(got) == _WORD.size else None
 
 
-def launch(
-    command: Command, env: Environment | None, how: str, tracer: int, options: Options
-) -> Launched:
-    """Start ``pmaps-launch`` for a command, and wait until it is there.
-
-    ``how``: ``"a"`` for no randomised addresses, ``"t"`` for no transparent huge pages.
-    """
+def _popen(
+    command: Command,
+    fds: tuple[int, int],
+    env: Environment,
+    how: str,
+    tracer: int,
+    options: Options,
+) -> subprocess.Popen[Any]:
     __tracebackhide__ = True
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # By descriptor: the user that the process becomes may not reach the folder.
-    own = os.open(program_path("pmaps-launch"), os.O_PATH | os.O_CLOEXEC)
+    argv: list[Path] = ["pmaps-launch", *map(str, fds), str(tracer), how or "-"]
+    argv += [str(len(command.candidates)), *command.candidates, *command.argv]
+    own = f"/proc/self/fd/{fds[1]}"
+    # Which of its many forms it is depends on options that are not known here.
+    rest: dict[str, Any] = {**options, **_keeping(fds, options)}
     try:
-        fds = (theirs.fileno(), own)
-        argv: list[Path] = ["pmaps-launch", *map(str, fds), str(tracer), how or "-"]
-        argv += [str(len(command.candidates)), *command.candidates, *command.argv]
-        # Which of its many forms it is depends on options that are not known here.
-        rest: dict[str, Any] = {**options, **_keeping(fds, options)}
-        process = subprocess.Popen(argv, executable=f"/proc/self/fd/{own}", env=env, **rest)
-        process.args = command.argv  # what a TimeoutExpired names
-    except BaseException:
-        ours.close()
+        return subprocess.Popen(argv, executable=own, env=env, **rest)
+    except OSError as exc:
+        if exc.filename == own:  # too many arguments, say: it is the program that has them
+            raise OSError(exc.errno, exc.strerror, command.program) from None
         raise
-    finally:
-        theirs.close()
-        os.close(own)
-    return Launched(process, ours, command.program)
 
 
 def _keeping(fds: tuple[int, ...], options: Options) -> Options:
@@ -200,15 +221,35 @@ def check_privilege(command: Command, cwd: Path | None, *, may_trace_all: bool) 
     """Refuse a program that would lose its privilege by being traced."""
     __tracebackhide__ = True
     for candidate in () if may_trace_all else command.candidates:
-        path = os.path.join(os.fsencode(cwd), candidate) if cwd else candidate
+        folder = os.fsencode(cwd or b"")
+        path = os.path.join(folder, candidate)
         if os.access(path, os.X_OK):
-            kind = _privilege(path)
+            executed = _interpreter(path, folder)
+            kind = _privilege(executed)
             if kind:
+                name = os.fsdecode(candidate)
+                if executed != path:
+                    name += f" is run by {os.fsdecode(executed)}, which"
                 raise AccessDenied(
-                    f"{os.fsdecode(candidate)} {kind}: traced it would run without its privilege; "
+                    f"{name} {kind}: traced it would run without its privilege; "
                     "trace=False runs it as it is, without the moments exec and exit"
                 )
             return
+
+
+def _interpreter(path: bytes, folder: bytes) -> bytes:
+    """What the kernel executes for a script, which may be another; whose ids and capabilities it
+    ignores.
+    """
+    with suppress(OSError):
+        for _ in range(_SCRIPTS):
+            with open(path, "rb") as file:
+                first = file.read(_FIRST_LINE).partition(b"\n")[0]
+            words = re.split(rb"[ \t\0]+", first.removeprefix(b"#!").strip(b" \t"), maxsplit=1)
+            if not first.startswith(b"#!") or not words[0]:
+                break
+            path = os.path.join(folder, words[0])
+    return path
 
 
 def _privilege(path: bytes) -> str:
@@ -258,10 +299,11 @@ def pinned(env: Environment | None, pin: bool | Mapping[str, str]) -> dict[str, 
     """The variables that ``pin`` sets in an environment."""
     if not pin:
         return {}
-    given = _readable(env) if env is not None else os.environ
-    assert given is not None
+    if not isinstance(pin, bool | Mapping):
+        raise TypeError(f"pin is True, or a mapping of variables to set, not {pin!r}")
+    given = os.environ if env is None else readable(env)
     tunables = [t for t in given.get(_TUNABLES, "").split(":") if t]
     if not any(t.startswith("glibc.mem.decorate_maps=") for t in tunables):
         tunables.append(_DECORATE)
     pins = {**_PINS, _TUNABLES: ":".join(tunables)}
-    return {**pins, **(pin if isinstance(pin, Mapping) else {})}
+    return {**pins, **(readable(pin) if isinstance(pin, Mapping) else {})}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any, Unpack, overload
 
 from .capture import DepthName, depth_of
@@ -19,8 +21,8 @@ from .launching import (
     Options,
     Path,
     check_privilege,
-    launch,
     pinned,
+    readable,
 )
 from .model import Depth
 from .moments import TRACED, Moments, Run, Runs
@@ -123,8 +125,7 @@ def run(
     __tracebackhide__ = True
     if repeat is not None and repeat < 1:
         raise ValueError(f"repeat={repeat}: at least one run")
-    if every is not None and every <= 0:
-        raise ValueError(f"every={every}: seconds, more than 0")
+    _check_every(every)
     if capture_output and (options.get("stdout"), options.get("stderr")) != (None, None):
         raise ValueError("stdout and stderr arguments may not be used with capture_output.")
     if input is not None and options.get("stdin") is not None:
@@ -144,7 +145,7 @@ def run(
         follow=follow,
         trace=trace,
         depths=(depth_of(depth), depth_of(sample_depth)),
-        env={**(os.environ if env is None else env), **pins},
+        env={**(os.environ if env is None else readable(env)), **pins},
         how=("a" if randomised is False else "") + ("t" if pin else ""),
         pins=pins,
         options=options,
@@ -158,10 +159,28 @@ def _names(at: Iterable[str] | None, trace: bool, follow: bool) -> tuple[str, ..
     if at is None:
         return TRACED if trace else ()
     names = (at,) if isinstance(at, str) else tuple(at)
+    _check_names(names)
     held = [name for name in TRACED if name in names]
     if held and not trace:
         raise ValueError(f"trace=False has no moment {held[0]!r}: the program is held by ptrace")
     return names
+
+
+def _check_names(names: tuple[object, ...]) -> None:
+    __tracebackhide__ = True
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"at is names of moments, and {name!r} is none")
+
+
+def _check_every(every: object) -> None:
+    __tracebackhide__ = True
+    if every is None:
+        return
+    if not isinstance(every, Real):
+        raise TypeError(f"every is a number of seconds, not {every!r}")
+    if not 0 < float(every) < math.inf:
+        raise ValueError(f"every={every}: seconds, more than 0")
 
 
 class _One:
@@ -177,7 +196,7 @@ class _One:
         follow: bool,
         trace: bool,
         depths: tuple[Depth, Depth],
-        env: dict[Any, Any],
+        env: dict[str, str],
         how: str,
         pins: dict[str, str],
         options: Options,
@@ -194,49 +213,38 @@ class _One:
 
     def run(self, stdin: Any, timeout: float | None, check: bool) -> Run:
         __tracebackhide__ = True
-        with ExitStack() as stack:
-            listener = Listener()
-            stack.callback(listener.close)
-            follower = Follower() if self._trace else None
-            if follower:
-                stack.callback(follower.close)
-            launched = self._launch(follower, listener)
-            watch = Watch(
-                at=self._at,
-                every=self._every,
-                depth=self._depths[0],
-                sample_depth=self._depths[1],
-                follower=follower,
-                listener=listener,
-            )
-            with launched, launched.process:
-                self._start(launched, watch)
-                return self._wait(launched, watch, stdin, timeout, check)
-
-    def _launch(self, follower: Follower | None, listener: Listener) -> Launched:
-        __tracebackhide__ = True
-        env = {**self._env, VARIABLE: listener.path}
-        tracer = follower.pid if follower else 0
-        launched = launch(self._command, env, self._how, tracer, self._options)
+        listener, launched = Listener(), Launched(self._command)
+        follower = Follower() if self._trace else None
+        watch = Watch(
+            at=self._at,
+            every=self._every,
+            depth=self._depths[0],
+            sample_depth=self._depths[1],
+            follower=follower,
+            listener=listener,
+        )
+        # A signal's handler may raise at any time, and none of them is started yet.  They end in
+        # this order: only what nobody holds can be waited for.
+        ends = [launched.kill, watch.end, launched.reap, listener.close]
         if follower:
-            try:
-                follower.follow(launched.process.pid, tree=self._follow)
-            except BaseException:
-                launched.give_up()
-                raise
-        return launched
-
-    @staticmethod
-    def _start(launched: Launched, watch: Watch) -> None:
-        __tracebackhide__ = True
-        try:
+            ends.insert(2, follower.close)
+        with ExitStack() as stack:
+            for end in reversed(ends):
+                stack.callback(end)
+            listener.open()
+            self._start(launched, follower, listener)
             watch.begin(launched.process.pid, launched.personality)
             launched.go()
-        except BaseException:
-            launched.process.kill()
-            watch.end()
-            launched.process.wait()
-            raise
+            return self._wait(launched, watch, stdin, timeout, check)
+
+    def _start(self, launched: Launched, follower: Follower | None, listener: Listener) -> None:
+        __tracebackhide__ = True
+        env = {**self._env, VARIABLE: listener.path}
+        if follower:
+            follower.start()
+        launched.start(env, self._how, follower.pid if follower else 0, self._options)
+        if follower:
+            follower.follow(launched.process.pid, tree=self._follow)
 
     def _wait(
         self,
@@ -255,15 +263,12 @@ class _One:
             process.kill()
             process.wait()
             watch.end()
+            watch.check()
             exc.cmd = self._args
             exc.run = self._made(process, watch, exc.stdout, exc.stderr)  # type: ignore[attr-defined]  # ours to add
             raise
-        except BaseException:
-            process.kill()
-            process.wait()
-            watch.end()
-            raise
         watch.end()
+        watch.check()
         launched.check()
         run = self._made(process, watch, stdout, stderr)
         if check:

@@ -11,10 +11,14 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 from ._native import Columns, NotStopped, Request, tracer_path
@@ -22,10 +26,9 @@ from .errors import AccessDenied, PmapsError, Unsupported
 from .procfs import behind_comm, read_line, read_text
 
 __all__ = [
+    "Program",
     "capture_stopped",
-    "end_program",
     "may_trace_all",
-    "start_program",
     "tracer",
     "why_denied",
 ]
@@ -68,46 +71,110 @@ def tracer(pid: int) -> Iterator[tuple[int, int]]:
     __tracebackhide__ = True
     if pid in (0, os.getpid()):
         raise PmapsError(_OURSELVES)
-    ours, theirs = socket.socketpair()
+    program = Program("tracer", socket.SOCK_STREAM)
     try:
-        with theirs:
-            child = start_program("tracer", tracer_path(), str(pid), stdin=theirs.fileno())
-        try:
-            yield child, ours.fileno()
-        finally:
-            end_program(child, ours)
+        program.start(tracer_path(), str(pid))
+        yield program.pid, program.channel.fileno()
     finally:
-        ours.close()
+        program.close()
 
 
-def start_program(what: str, path: str, *args: str, stdin: int) -> int:
-    """Start one of our programs.  Not through subprocess, which tests patch; and fork() would
-    make all of our memory shared, which is what others measure.
+class Program:
+    """One of our programs that trace, and the socket to it.
+
+    It is made before there is anything to be lost: whoever may be interrupted at any time, by the
+    exception of a signal handler, sees to it that it is closed, and starts it then.
     """
-    __tracebackhide__ = True
+
+    def __init__(self, what: str, kind: socket.SocketKind) -> None:
+        self._what = what
+        self._kind = kind
+        self._ours: socket.socket | None = None
+        self._pids: list[int] = []
+        self._closing = threading.Lock()
+        self._forgotten = weakref.finalize(self, _abandon, self._pids, os.getpid())
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._pids[0]
+
+    @property
+    def channel(self) -> socket.socket:
+        """Our end."""
+        assert self._ours is not None
+        return self._ours
+
+    def start(self, path: str, *args: str) -> None:
+        """Run it; Unsupported where that cannot be."""
+        __tracebackhide__ = True
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, self._kind)
+        with theirs:
+            try:
+                # In one go: between a call and keeping what it gave, a signal's handler may run.
+                self._pids.extend(starmap(_spawning(path, *args, stdin=theirs.fileno()), [()]))
+            except OSError as exc:
+                reason = f"the {self._what}, {path}, cannot be run: {exc.strerror}"
+                raise Unsupported(reason) from None
+
+    def close(self) -> None:
+        """It has let go of everything, and has ended."""
+        with self._closing:
+            if self._ours:
+                with self._ours:
+                    self._end(self._ours)
+            self._forgotten.detach()
+
+    def _end(self, ours: socket.socket) -> None:
+        if self._pids:
+            try:
+                _end_program(self._pids[0], ours)
+            finally:
+                self._pids.clear()  # it may be another's now
+
+
+def _abandon(pids: list[int], owner: int) -> None:
+    """What an interruption kept from being closed.  A process that was forked meanwhile has it,
+    too, and it is none of its children.
+    """
+    if pids and os.getpid() == owner:
+        _kill(pids.pop())
+
+
+def _spawning(path: str, *args: str, stdin: int) -> Callable[[], int]:
+    """What starts one of our programs.  Not through subprocess, which tests patch; and fork()
+    would make all of our memory shared, which is what others measure.
+    """
     null = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_WRONLY, 0) for n in (1, 2)]
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *null]
     # Until it has turned its back on the terminal.
     held_back = [signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP]
-    try:
-        return os.posix_spawn(path, [path, *args], {}, file_actions=actions, setsigmask=held_back)
-    except OSError as exc:
-        raise Unsupported(f"the {what}, {path}, cannot be run: {exc.strerror}") from None
+    argv = [path, *args]
+    return partial(os.posix_spawn, path, argv, {}, file_actions=actions, setsigmask=held_back)
 
 
-def end_program(child: int, ours: socket.socket) -> None:
+def _end_program(child: int, ours: socket.socket) -> None:
     """Tell one of our programs to let go, and wait for its end; for that of no other child."""
-    with suppress(OSError):
-        # Not only close(): a process that was forked meanwhile may have the socket, too.
-        ours.shutdown(socket.SHUT_RDWR)
-    deadline = time.monotonic() + _PATIENCE
-    _wait_for_hangup(ours)
-    while not _reaped(child, os.WNOHANG):
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)  # not reaped, so the pid is its own still
-            _reaped(child, 0)
-            return
-        time.sleep(0.0001)
+    try:
+        with suppress(OSError):
+            # Not only close(): a process that was forked meanwhile may have the socket, too.
+            ours.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + _PATIENCE
+        _wait_for_hangup(ours)
+        while not _reaped(child, os.WNOHANG):
+            if time.monotonic() > deadline:
+                _kill(child)
+                return
+            time.sleep(0.0001)
+    except BaseException:
+        _kill(child)
+        raise
+
+
+def _kill(child: int) -> None:
+    if not _reaped(child, os.WNOHANG):
+        os.kill(child, signal.SIGKILL)  # not reaped, so the pid is its own still
+        _reaped(child, 0)
 
 
 def _wait_for_hangup(ours: socket.socket) -> None:

@@ -5,16 +5,18 @@ All of it happens in one thread, while the thread of whoever asked waits for the
 
 from __future__ import annotations
 
+import _thread
 import mmap
 import os
 import re
+import secrets
 import select
-import shutil
 import socket
 import struct
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -46,7 +48,9 @@ _PRIVILEGE_NOTE = (
     "process {} executed {}, which {}: being traced, it ran without its privilege; "
     "trace=False runs it as it is"
 )
-_LONGEST_PATH = 100  # of a socket
+_NAME = "checkpoint"  # of the socket
+_LONGEST_PATH = 100  # of it
+_LONGEST_PAUSE = 3600.0  # seconds; poll() takes no more than weeks
 
 
 @dataclass
@@ -76,29 +80,58 @@ class Process:
 
 
 class Listener:
-    """Where checkpoints ask: a socket in a folder of its own."""
+    """Where checkpoints ask: a socket in a folder of its own.
+
+    Its name is known before it is made, so that it can be removed whatever interrupts that.
+    """
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="pmaps-")
-        if len(self._folder) > _LONGEST_PATH - len("/checkpoint"):
-            os.rmdir(self._folder)
-            self._folder = tempfile.mkdtemp(prefix="pmaps-", dir="/tmp")
-        self.path = os.path.join(self._folder, "checkpoint")
+        name = f"pmaps-{secrets.token_hex(8)}"
+        self._folder = os.path.join(tempfile.gettempdir(), name)
+        if len(self._folder) > _LONGEST_PATH - len(_NAME):
+            self._folder = os.path.join("/tmp", name)
+        self.path = os.path.join(self._folder, _NAME)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._made: list[str] = []
+        self._forgotten = weakref.finalize(self, _remove, self._made, os.getpid())
+
+    def open(self) -> None:
+        """Somebody may ask."""
+        self._made.append(self._folder)
         try:
-            os.chmod(self._folder, 0o711)  # the program may be another user's
-            self.socket.bind(self.path)
-            os.chmod(self.path, 0o666)
-            self.socket.listen(64)
-            self.socket.setblocking(False)
-        except BaseException:
-            self.close()
+            os.mkdir(self._folder, 0o700)
+        except FileExistsError:
+            self._made.clear()  # it is another's
             raise
+        os.chmod(self._folder, 0o711)  # the program may be another user's
+        self.socket.bind(self.path)
+        os.chmod(self.path, 0o666)
+        self.socket.listen(64)
+        self.socket.setblocking(False)
 
     def close(self) -> None:
         """Nobody is heard any more."""
         self.socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._made, os.getpid())
+        self._forgotten.detach()
+
+
+def _remove(folders: list[str], owner: int) -> None:
+    """Not by a process that was forked meanwhile."""
+    for folder in folders if os.getpid() == owner else ():
+        try:
+            _remove_one(folder)
+        except BaseException:  # interrupted: there may be no other time
+            _remove_one(folder)
+            raise
+
+
+def _remove_one(folder: str) -> None:
+    # Not by shutil.rmtree(), which takes the exception of a signal's handler for an error.
+    with suppress(OSError):
+        os.unlink(os.path.join(folder, _NAME))
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 class Watch:
@@ -120,7 +153,9 @@ class Watch:
         self._follower: Follower | None = follower
         self._listener = listener
         self._ours, self._theirs = socket.socketpair()
-        self._thread = threading.Thread(target=self._serve, name="pmaps-run", daemon=True)
+        self._turn = threading.Lock()
+        self._running = self._ended = False
+        self._finished = threading.Event()
         self._failed: BaseException | None = None
         self._asking: dict[int, socket.socket] = {}
         self._over = False
@@ -144,28 +179,39 @@ class Watch:
         self._start_time = _start_time_of(pid)
         self.aslr = _aslr(personality)
         self._began = time.monotonic()
-        self._thread.start()
+        # Not a threading.Thread, whose start() and join() lose count when they are interrupted.
+        _thread.start_new_thread(self._serve, ())
 
     def end(self) -> None:
-        """The program has ended: what is left is let go.  Raises what went wrong in the thread."""
-        __tracebackhide__ = True
-        with self._ours:
+        """The program has ended, or is to: what is left is let go."""
+        with self._turn:
+            self._ended = True
+        with suppress(OSError):
             # Which wakes it; not only close(): a process forked meanwhile may have it, too.
             self._ours.shutdown(socket.SHUT_RDWR)
-        if self._thread.ident:
-            self._thread.join()
+        if self._running:
+            self._finished.wait()
+        self._ours.close()
         self._theirs.close()
         for asking in self._asking.values():
             asking.close()
         for process in self._alive.values():
             if process is not self.root:
                 process.missed.setdefault("exit", "it ran on when the run was over")
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread."""
+        __tracebackhide__ = True
         if self._failed:
             raise self._failed
 
     # ---- the thread
 
     def _serve(self) -> None:
+        with self._turn:  # whoever began it may have been interrupted, and not know that it runs
+            if self._ended:
+                return
+            self._running = True
         try:
             while self._wait():
                 pass
@@ -176,6 +222,7 @@ class Watch:
             # Nothing is left held by us, whatever happened.
             if self._follower:
                 self._follower.close()
+            self._finished.set()
 
     def _wait(self) -> bool:
         """Wait for something, and do it; False: it is over."""
@@ -208,7 +255,7 @@ class Watch:
             return _WAKE_EVERY if self._follower else None
         elapsed = time.monotonic() - self._began
         step = self._every or _LOOK_EVERY
-        return (step - elapsed % step) * 1000
+        return min(step - elapsed % step, _LONGEST_PAUSE) * 1000
 
     _ticks = 0
 

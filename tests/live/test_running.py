@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -58,10 +59,11 @@ def nothing_is_left() -> Iterator[None]:
     folder = Path(tempfile.gettempdir())
     before = (descriptors(), set(folder.glob("pmaps-*")))
     children = set(children_of(os.getpid()))
+    threads = len(os.listdir("/proc/self/task"))
     yield
     assert descriptors() == before[0]
     assert set(children_of(os.getpid())) <= children
-    assert [t.name for t in threading.enumerate() if t.name == "pmaps-run"] == []
+    assert eventually(lambda: len(os.listdir("/proc/self/task")) <= threads)
     assert {path for path in set(folder.glob("pmaps-*")) - before[1] if is_mine(path)} == set()
 
 
@@ -147,6 +149,20 @@ def test_the_last_thread_ends_a_process_whose_first_is_gone(finisher: Path):
     assert result.returncode == 0
     is_whole(result)
     assert result.at["exit"].columns.start_time == result.at["exec"].columns.start_time
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_threads_that_end_once_they_have_made_the_next(dynamic: Path, follow: bool):
+    """None but the last is taken for the last, even if its successor has not been met yet."""
+    for _ in range(20):
+        result = run([dynamic, "relay", "40", "13"], timeout=PATIENCE, follow=follow)
+        assert (result.returncode, result.children, result.notes) == (13, (), ())
+        assert [m.name for m in result.moments] == ["exec", "exit"]
+        assert result.at["exit"].anonymous >= 2 * BALLAST // 4096
+        result = run([dynamic, "relay", "40", "/bin/true"], timeout=PATIENCE, follow=follow)
+        assert (result.returncode, result.children, result.notes) == (0, (), ())
+        assert [m.name for m in result.moments] == ["exec", "exec", "exit"]
+        assert result.at["exit"].comm == "true"
 
 
 @pytest.mark.parametrize("way", ["exec", "exec_thread"])
@@ -243,8 +259,8 @@ def test_check(dynamic: Path):
 
 @pytest.mark.parametrize(
     "args",
-    [["no-such-program"], ["/no/such/program"], ["/etc/passwd"], ["/"]],
-    ids=["path", "absolute", "mode", "folder"],
+    [["no-such-program"], ["/no/such/program"], ["/etc/passwd"], ["/"], ["true", "x" * (1 << 18)]],
+    ids=["path", "absolute", "mode", "folder", "long"],
 )
 @pytest.mark.parametrize("trace", [True, False])
 def test_what_cannot_be_executed(args: list[str], trace: bool):
@@ -280,6 +296,18 @@ def test_the_program_sees_what_subprocess_gives_it(tmp_path: Path):
     ours = run(args, input="in", capture_output=True, env=env, **options)
     assert ours.stderr == theirs.stderr == ""
     assert ours.stdout == theirs.stdout
+
+
+def test_an_environment_of_bytes():
+    """What is set on top of it replaces what is there, by whatever type of name."""
+    env = {b"PYTHONHASHSEED": b"1", b"PMAPS_CHECKPOINT": b"/another/run's", b"X": b"\xff"}
+    pins = {"PYTHONHASHSEED": "7"}
+    result = run(["/usr/bin/env", "-0"], env=env, pin=pins, stdout=subprocess.PIPE)
+    names = [line.partition(b"=")[0] for line in result.stdout.split(b"\0")]
+    assert sorted(set(names)) == sorted(names)
+    assert b"\0PYTHONHASHSEED=7\0" in b"\0" + result.stdout
+    assert b"another" not in result.stdout
+    assert b"X=\xff\0" in result.stdout
 
 
 def test_descriptors_that_are_passed_on(tmp_path: Path):
@@ -379,6 +407,54 @@ def test_killed_at_exec(dynamic: Path):
         assert result.returncode == -signal.SIGKILL
         with suppress(NoSuchMoment):
             assert result.at["exit"].verdict.complete
+
+
+INTERRUPTED = """
+import json, os, signal, subprocess, sys, time
+from pytest_pmaps import run
+class Interrupted(Exception):
+    pass
+def interrupt(*_):
+    raise Interrupted
+def children():
+    pids = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+    return [open(f"/proc/{pid}/comm").read().strip() for pid in pids]
+trace = sys.argv[1] == "True"
+for _ in range(3):
+    began = time.monotonic()
+    run(["sleep", "0.01"], trace=trace)
+    usual = time.monotonic() - began
+signal.signal(signal.SIGALRM, interrupt)
+before, slowest, interrupted = len(os.listdir("/proc/self/fd")), 0, 0
+for number in range(300):
+    began = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + usual * 1.1 * number / 300)
+        run(["sleep", "0.01"], trace=trace)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interrupted:
+        interrupted += 1
+    slowest = max(slowest, time.monotonic() - began)
+opened = len(os.listdir("/proc/self/fd")) - before
+print(json.dumps([slowest - usual, interrupted, children(), opened]))
+"""
+
+
+@pytest.mark.parametrize("trace", [True, False])
+def test_interrupted(trace: bool, tmp_path: Path):
+    """By the exception of a signal's handler, as Ctrl-C or a test's timeout, wherever that comes:
+    it is over at once, and nothing is left but what subprocess and socketpair() lose themselves
+    between making something and giving it.
+    """
+    command = [sys.executable, "-P", "-c", INTERRUPTED, str(trace)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=env, timeout=PATIENCE, check=True)
+    longer, interrupted, left, descriptors = json.loads(done.stdout)
+    assert longer < 5.0
+    assert interrupted > 100
+    assert [name for name in left if "pmaps-f" in name or name == "sleep"] == []
+    assert descriptors < 6
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the follower itself
@@ -719,14 +795,17 @@ def test_a_setuid_program_that_is_executed_later(public: Path, dynamic: Path):
     code = """
 import sys
 import pytest_pmaps as p
-for trace in True, False:
-    run = p.run(["sh", "-c", "exec $0 exit 3", sys.argv[1]], trace=trace)
+def said(run):
     print(run.returncode, [note for note in run.notes if "setuid" in note and sys.argv[1] in note])
+said(p.run(["sh", "-c", "exec $0 exit 3", sys.argv[1]]))
+said(p.run(["sh", "-c", "$0 exit 3; exit $?", sys.argv[1]], follow=True))
+said(p.run(["sh", "-c", "exec $0 exit 3", sys.argv[1]], trace=False))
 print(p.run(["sh", "-c", "exec true"]).notes)
 """
-    traced, plain, other, _ = said_as_nobody(code, program).split("\n")
-    assert traced.startswith("3 ['process ")
-    assert "without its privilege" in traced
+    traced, child, plain, other, _ = said_as_nobody(code, program).split("\n")
+    for said in (traced, child):
+        assert said.startswith("3 ['process ")
+        assert "without its privilege" in said
     assert (plain, other) == ("3 []", "()")
 
 

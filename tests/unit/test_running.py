@@ -118,6 +118,29 @@ def test_privilege(tmp_path: Path):
     check_privilege(command, tmp_path, may_trace_all=False)
 
 
+def test_privilege_of_a_script(tmp_path: Path):
+    """It is that of the interpreter of its interpreter, if that is a script too; its own counts
+    for nothing.
+    """
+    tool, inner, outer = tmp_path / "tool", tmp_path / "inner", tmp_path / "outer"
+    tool.write_bytes(b"\x7fELF")
+    inner.write_text(f"#! \t{tool} -x y\n")
+    outer.write_text("#!inner")  # from the folder that it is run in
+    for path in (tool, inner, outer):
+        path.chmod(0o755)
+    for script in (inner, outer):
+        check_privilege(Command.of([script], False, None, None), tmp_path, may_trace_all=False)
+        script.chmod(0o4755)
+        check_privilege(Command.of([script], False, None, None), tmp_path, may_trace_all=False)
+    tool.chmod(0o4755)
+    for script in (inner, outer):
+        with pytest.raises(AccessDenied, match=f"{script} is run by {tool}, which is a setuid"):
+            check_privilege(Command.of([script], False, None, None), tmp_path, may_trace_all=False)
+    outer.chmod(0o755)
+    inner.write_text("#!outer\n")  # for ever, which the kernel refuses
+    check_privilege(Command.of([inner], False, None, None), tmp_path, may_trace_all=False)
+
+
 def test_the_header_is_where_it_is_said_to_be():
     """For a compiler's -I."""
     assert os.listdir(include_dir()) == ["pmaps_checkpoint.h"]
@@ -126,7 +149,23 @@ def test_the_header_is_where_it_is_said_to_be():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"at": (1,)}, "^at is names of moments, and 1 is none$"),
+        ({"pin": ["a"]}, r"^pin is True, or a mapping of variables to set, not \['a'\]$"),
+        ({"every": "1"}, "^every is a number of seconds, not '1'$"),
+    ],
+)
+def test_options_of_a_wrong_type(options: Any, says: str):
+    """Are refused in one line, before anything is started."""
+    with pytest.raises(TypeError, match=says):
+        run(["/no/such/program"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
         ({"every": 0}, "every=0"),
+        ({"every": float("nan")}, "every=nan"),
+        ({"every": float("inf")}, "every=inf"),
         ({"repeat": 0}, "repeat=0"),
         ({"trace": False, "at": "exit"}, "no moment 'exit'"),
         ({"trace": False, "follow": True}, "not with trace=False"),
