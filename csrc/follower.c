@@ -186,6 +186,13 @@ static pid_t ask_status(pid_t tid, const char *key)
     return line ? (pid_t)strtol(line + strlen(key), NULL, 10) : 0;
 }
 
+static bool is_dead(pid_t tid)
+{
+    char path[32], stat[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", tid);
+    return slurp(-1, path, stat, sizeof stat) && *behind_comm(stat) == 'Z';
+}
+
 /* The system call that a thread is in; -1: none, or nobody knows. */
 static long call_of(pid_t tid)
 {
@@ -285,6 +292,19 @@ static bool is_anyone_executing(const struct process *p)
     return false;
 }
 
+/* Killed in its stop on the way out, the first thread is dead before it was met there, and the
+ * kernel tells of it when all others are gone: who are waiting for it here. */
+static void drop_dead_leader(struct process *p)
+{
+    for (size_t i = p->n > 1 ? p->n : 0; i-- > 0;) {
+        struct thread *t = &p->threads[i];
+        if (t->tid == p->pid && !t->leaving && is_dead(t->tid)) {
+            drop_thread(p, t);
+            return;
+        }
+    }
+}
+
 /* Some of its threads are on their way out: is it the end of the process? */
 static void judge(struct follower *f, struct process *p)
 {
@@ -302,6 +322,8 @@ static void judge(struct follower *f, struct process *p)
             drop_process(f, p);
         return;
     }
+    if (leaving < p->n)
+        drop_dead_leader(p);
     if (p->deadline == 0)
         p->deadline = monotonic_ns() + EXIT_PATIENCE_NS;
     if (leaving == p->n || monotonic_ns() >= p->deadline)
@@ -318,6 +340,9 @@ static void at_exit_of(struct follower *f, struct process *p, struct thread *t)
         p->held = 0;
         p->deadline = 0;
     }
+    pid_t tid = t->tid;
+    drop_dead_leader(p);
+    t = find_thread(f, tid, &p); /* which may have moved */
     bool others = count_leaving(p) < p->n;
     /* Where nobody says, each but the last may go; it only is not seen with the others then. */
     long call = call_of(t->tid);

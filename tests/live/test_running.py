@@ -151,6 +151,15 @@ def test_the_last_thread_ends_a_process_whose_first_is_gone(finisher: Path):
     assert result.at["exit"].columns.start_time == result.at["exec"].columns.start_time
 
 
+def test_the_first_thread_is_killed_on_its_way_out(dynamic: Path):
+    """By exit_group: the kernel tells of its death when all others are gone, who are held."""
+    for _ in range(40):
+        result = run([dynamic, "parting", "9"], timeout=PATIENCE)
+        assert (result.returncode, result.notes) == (9, ())
+        is_whole(result)
+        assert result.moments[-1].seconds < 0.9
+
+
 @pytest.mark.parametrize("follow", [False, True])
 def test_threads_that_end_once_they_have_made_the_next(dynamic: Path, follow: bool):
     """None but the last is taken for the last, even if its successor has not been met yet."""

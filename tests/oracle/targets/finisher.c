@@ -50,6 +50,15 @@ static void *idle(void *arg)
     return NULL;
 }
 
+/* As soon as the first thread is about to end. */
+static void *end_meanwhile(void *arg)
+{
+    while (!waiting)
+        continue;
+    syscall(SYS_exit_group, (int)(long)arg);
+    return NULL;
+}
+
 static void *end_alone(void *arg)
 {
     nap((long)arg);
@@ -173,6 +182,12 @@ int main(int argc, char **argv)
         start(idle, 0);
         start(end_all, n);
         pthread_exit(NULL);
+    }
+    WAY("parting")
+    {
+        start(end_meanwhile, n);
+        waiting = 1;
+        syscall(SYS_exit, 0);
     }
     WAY("leaderless")
     {
