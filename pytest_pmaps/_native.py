@@ -418,6 +418,8 @@ class Columns:
         self._header = lib.pm_get_header(self._handle)
         self._columns = ffi.new("pm_columns *")
         lib.pm_get_columns(self._handle, self._columns)
+        #: What is known of the processes that were captured together with this one.
+        self.kin: object = None
 
     # ---- making one
 

@@ -15,13 +15,14 @@ from .cached import cached_property
 from .capture import pid_of
 from .counts import Count
 from .errors import AccessDenied, NoSuchMapping, PmapsError, ProcessGone
+from .kinship import Kin
 from .metrics import Counted
 from .model import Fact, Source, Verdict
 from .procfs import has_ended, stat_of
 from .select import Selector
 from .snapshots import Selection, Snapshot
 
-__all__ = ["Group", "GroupSelection", "Missing", "Totals", "group"]
+__all__ = ["NO_KCMP", "Group", "GroupSelection", "Missing", "Totals", "group"]
 
 #: More pages than can have moved: what is passed where the kernel does not say how many did.
 _ANY_NUMBER = 1 << 62
@@ -30,7 +31,7 @@ _ANY_NUMBER = 1 << 62
 Find = Callable[[dict[int, Snapshot]], list[int]]
 
 _RAN = "capture them again while they are idle: they ran meanwhile"
-_NO_KCMP = "let kcmp(2) through, which tells processes that share one memory (a seccomp filter?)"
+NO_KCMP = "let kcmp(2) through, which tells processes that share one memory (a seccomp filter?)"
 _LISTED = 8
 
 
@@ -188,7 +189,7 @@ class Totals:
     def _remedy(self, fact: Fact | None) -> str:
         """What would decide a total that is still open."""
         if self._members.unsure:
-            return _NO_KCMP
+            return NO_KCMP
         remedies = (part._remedy(fact) for part in self._parts.values())
         found = next((remedy for remedy in remedies if remedy), "")
         return found or (_RAN if any(p.ran for p in self._members.processes) else "")
@@ -498,8 +499,13 @@ class _Kin:
             for a, b in pairs
             if home[a] != home[b] and not _differ(taken[home[a]], taken[home[b]])
         ]
-        members.spaces = [[taken[pid] for pid in pids] for pids in _joined(firsts, open_pairs)]
+        spaces = _joined(firsts, open_pairs)
+        members.spaces = [[taken[pid] for pid in pids] for pids in spaces]
         members.unsure = bool(open_pairs)
+        perhaps = {first: number for number, pids in enumerate(spaces) for first in pids}
+        kin = Kin(home, {pid: perhaps[first] for pid, first in home.items()})
+        for process in taken.values():
+            process.snapshot.columns.kin = kin
 
 
 def _joined(pids: list[int], pairs: list[tuple[int, int]]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from ._native import Columns, Interval, MappingInfo, Window
 from .cached import cached_property
 from .counts import Count
+from .kinship import one_memory
 from .model import FACT_METRICS, METRICS, Depth, Fact, Kind, PageRange, Source
 from .select import Entry
 
@@ -48,6 +49,10 @@ _SHARED_DIRTY = "the dirty bits of shared memory are not visible on this host (s
 _SETTLING = "capture it again in a second: the kernel has not settled yet what MADV_FREE freed"
 _SHALLOW = 'this capture looked no deeper than {}: capture it with depth="full"'
 _PAGES_ALONE = 'capture it with depth="full": only page table entries were looked at'
+_PERHAPS_ONE = (
+    "capture both with tree() or group() where kcmp(2) is allowed: they may be one memory (vfork, "
+    "CLONE_VM)"
+)
 _TEXT = "the saved map does not say; capture the process, or save it as JSON"
 
 
@@ -207,21 +212,38 @@ class Counted:
 
         Pages of a file are the same where both map that page of the file uncopied.
         Private memory is compared frame by frame at the same address, as after fork; where
-        frames were hidden, that stays open.
+        frames were hidden, that stays open.  Of two processes that are one memory (vfork,
+        CLONE_VM) it is all that is resident; where they may be, that is the upper end.
 
         The result compares with a float, too: what share of the selection's ``rss`` that is
         (``worker["[heap]"].shared_with(parent) >= 0.8``).
         """
         pages = self.columns.common(other.columns, self.windows, other.windows)
         size = self.page_size
+        lo = pages.lo * size
+        hi: int | None = pages.hi * size
+        one = one_memory(self.columns, other.columns)
+        if one is not False:
+            least, most = self._resident_in_both(other)
+            lo = max(lo, least) if one else lo
+            hi = None if most is None else max(pages.hi * size, most)
+        remedy = self._remedy(Fact.SHARED) if one is not None or pages.lo < pages.hi else ""
         return Count(
-            pages.lo * size,
-            pages.hi * size,
+            lo,
+            hi,
             page_size=size,
             label=self._labelled(f"shared with process {other.columns.pid}"),
-            remedy="" if pages.lo == pages.hi else self._remedy(Fact.SHARED),
+            remedy="" if lo == hi else remedy or _PERHAPS_ONE,
             whole=self.rss,
         )
+
+    def _resident_in_both(self, other: Counted) -> tuple[int, int | None]:
+        """Bytes that are resident here, and at least so many there as well."""
+        here, there = (
+            Counted(each.columns, _overlap(each.windows, than.windows), "").rss.bytes.bounds
+            for each, than in ((self, other), (other, self))
+        )
+        return min(here[0] or 0, there[0] or 0), here[1]
 
     # ---- ranges
 
@@ -333,3 +355,30 @@ class Counted:
         if dirty:
             return _SETTLING
         return "" if Source.KPAGEFLAGS in sources else _HIDDEN_FRAMES
+
+
+def _overlap(windows: tuple[Window, ...], others: tuple[Window, ...]) -> tuple[Window, ...]:
+    """What of windows lies in others of another snapshot; all in address order."""
+    found = []
+    i = j = 0
+    while i < len(windows) and j < len(others):
+        w, other = windows[i], others[j]
+        start, end = max(w.start, other.start), min(w.end, other.end)
+        if start < end:
+            found.append(Window(w.mapping, start, end))
+        if w.end <= other.end:
+            i += 1
+        else:
+            j += 1
+    return _joined(found)
+
+
+def _joined(windows: list[Window]) -> tuple[Window, ...]:
+    """Those of one mapping that touch, as one: counters speak of whole mappings alone."""
+    joined: list[Window] = []
+    for w in windows:
+        if joined and joined[-1].mapping == w.mapping and joined[-1].end == w.start:
+            joined[-1] = joined[-1]._replace(end=w.end)
+        else:
+            joined.append(w)
+    return tuple(joined)

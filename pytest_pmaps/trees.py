@@ -16,7 +16,8 @@ from .cached import cached_property
 from .capture import pid_of
 from .counts import Count
 from .delta import Delta
-from .groups import Capturing, Group, Members, is_skip
+from .groups import NO_KCMP, Capturing, Group, Members, is_skip
+from .kinship import one_memory
 from .procfs import PARENT, START, has_ended, read_text, stat_of
 from .snapshots import Selection, Snapshot
 
@@ -34,6 +35,8 @@ class Share(NamedTuple):
     ``name`` is the mapping's, as a selector takes it; ``resident`` its Rss, ``shared`` pages that
     are the very same in the parent (an interval for private memory where frames are hidden),
     ``own`` pages that nobody else maps: copied since the fork, or made since (exact everywhere).
+    A child that is one memory with its parent (vfork, CLONE_VM) shares all of it, and one that
+    is with any member has nothing of its own.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Tree(Group):
         parent = self.parent_of(child)
         if parent is None:
             return
+        kin = {one_memory(child.columns, each.columns) for each in self if each is not child}
         for selection in _by_name(child):
             if selection.rss.bytes.bounds == (0, 0):
                 continue
@@ -110,8 +114,22 @@ class Tree(Group):
                 parent.pid,
                 selection.rss,
                 selection.shared_with(parent),
-                selection.uss,
+                _own(selection, kin),
             )
+
+
+def _own(selection: Selection, kin: set[bool | None]) -> Count:
+    """What the kernel counts as mapped once is not all one's own in a memory of several."""
+    hi = selection.uss.bytes.bounds[1]
+    if kin <= {False}:
+        return selection.uss
+    return Count(
+        0,
+        0 if True in kin else hi,
+        page_size=selection.page_size,
+        label=f"{selection.label}: own",
+        remedy="" if True in kin or hi == 0 else NO_KCMP,
+    )
 
 
 class TreeChange:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from oracle import reader
+from oracle import reader, targets
 from oracle.agreement import as_nobody, unprivileged_python
 from pytest_pmaps import ProcessGone, Tree, group, snapshot, tree
 
@@ -160,6 +160,70 @@ def test_rows_add_up():
                 assert row.shared <= row.resident
         widths = [row.own.bytes.bounds[1] for row in rows]
         assert widths == sorted(widths, reverse=True)
+
+
+@contextmanager
+def twins(public: Path, how: str) -> Iterator[tuple[int, int]]:
+    """Two processes of one memory, the child by CLONE_VM alone, or by vfork."""
+    file = public / "twins.bin"
+    file.write_bytes(b"x" * 64 * PAGE)
+    pipe = subprocess.PIPE
+    command = [str(targets.build("family", public)), how, str(file)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd="/") as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        yield process.pid, said["children"][0]
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", ["vm", "vfork"])
+def test_one_memory_of_two(public: Path, how: str):
+    """All that is resident is shared, and nobody has anything of its own."""
+    with twins(public, how) as (root, pid):
+        taken = still(root)
+        child = taken[pid]
+        assert child.rss > 0
+        assert child.shared_with(taken.root) == child.rss
+        assert child["twins.bin"].shared_with(taken.root) == child["twins.bin"].rss
+        assert child["twins.bin"].shared_with(taken.root["[stack]"]) == 0
+        assert child["[stack]"].shared_with(taken.root) >= 1.0
+        rows = taken.sharing()
+        assert rows
+        assert [row.shared for row in rows] == [row.resident for row in rows]
+        assert sum((row.own for row in rows), start=0) == 0
+        alone = snapshot(pid), snapshot(root)
+        assert alone[0].shared_with(alone[1]) == alone[0].rss
+        assert alone[0].shared_with(alone[0]) != alone[0].rss  # it is no other process
+        assert alone[0].shared_with(snapshot()) < 1.0
+    # Whether they were one memory was not asked in time.
+    for each, other in ((alone[0], alone[1]), (alone[1], alone[0])):
+        least, most = each.shared_with(other).bounds
+        assert least < most == int(each.rss)
+    assert "vfork" in alone[0].shared_with(alone[1]).remedy
+
+
+def test_perhaps_one_memory(public: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where kcmp is refused, that all of it is shared is not excluded."""
+    for module in ("groups", "kinship"):
+        monkeypatch.setattr(f"pytest_pmaps.{module}.same_mm", lambda a, b: None)
+    with twins(public, "vm") as (root, pid):
+        taken = still(root)
+        for each, other in ((taken[pid], taken.root), (snapshot(pid), snapshot(root))):
+            assert each.shared_with(other).bounds[1] == int(each.rss)
+        for row in taken.sharing():
+            assert row.shared.bounds[1] == int(row.resident)
+            assert row.own.bounds[0] == 0
+        assert sum((row.own for row in taken.sharing()), start=0).bounds[1] == taken[pid].uss
+
+
+def test_snapshots_of_a_forked_child():
+    """The kernel is asked whether they are one memory, as long as both are there."""
+    reader.require_frames()
+    with family(1) as (root, parents, where):
+        (pid,) = set(parents) - {root}
+        child, parent = snapshot(pid), snapshot(root)
+        assert child.of(where).shared_with(parent) == 190
+    assert child.of(where).shared_with(parent).bounds == (190, 200)
 
 
 def test_a_share_is_a_float():

@@ -408,7 +408,9 @@ def test_shared_tells_of_edges():
             for i, page in enumerate(file_pages)
         ]  # fmt: skip
         mapping = PlainMapping(16 * PAGE, 20 * PAGE, "rw-p", ranges=ranges, **file)
-        return Snapshot.from_plain(PlainSnapshot([mapping], pid=pid, start_time=1))
+        # By which they are two memories, and no twins by vfork.
+        stack = PlainMapping(64 * PAGE, (64 + pid) * PAGE, "rw-p", name="[stack]", kind=Kind.ANON)
+        return Snapshot.from_plain(PlainSnapshot([mapping, stack], pid=pid, start_time=1))
 
     ours, other = process(7, "fffa"), process(8, "ffff")
     assert_shared(ours.of(OBJECT, edges="exclude"), other)
