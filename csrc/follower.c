@@ -432,8 +432,7 @@ static void at_stop(struct follower *f, pid_t tid, int signal)
 
 static bool is_birth(int event)
 {
-    return event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK ||
-           event == PTRACE_EVENT_VFORK;
+    return event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK;
 }
 
 static void at_event(struct follower *f, pid_t tid, int event, int signal)
