@@ -1,21 +1,20 @@
 """Entry point of the pytest plugin: hooks that pytest calls by name, and the fixtures.
 
 pytest loads this in every session, used or not: it imports nothing but pytest, the standard
-library and a few small modules of this package.  The engine comes with the first fixture used.
+library and a few small modules of this package.  What watches tests comes with the first test
+that needs it, the engine with the first fixture used.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from ._plugin import marks, options
-from ._plugin.budgets import Gate
-from ._plugin.controller import Controller
 from ._plugin.fixtures import pmaps, pmaps_snapshot
-from ._plugin.session import SESSION, Session
+from ._plugin.standby import STANDBY, Standby, is_needed, may_be_needed
 
 if TYPE_CHECKING:
     # For annotations in tests: ``def test_it(pmaps: Pmaps) -> None``.
@@ -39,17 +38,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options, and watch the tests of this session."""
+    """Read the options, and watch the tests of this session if they ask for it."""
     marks.declare(config)
     settings = options.read(config)
-    session = Session(config, settings)
-    if settings.baseline is not None:
-        _ = session.baseline  # reads it now: what is wrong with it is a usage error
-    config.stash[SESSION] = session
-    config.pluginmanager.register(session, "pmaps-session")
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Controller(config, session), "pmaps-controller")
-    config.pluginmanager.register(Gate(session), "pmaps-gate")
+    standby = config.stash[STANDBY] = Standby(config, settings)
+    if is_needed(settings, ()):
+        session = standby.watch()
+        if settings.baseline is not None:
+            _ = session.baseline  # reads it now: what is wrong with it is a usage error
     if settings.report or settings.budgets:
         from ._plugin import finds_temporary
 
@@ -58,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what this host shows and what moves, where somebody asked for this plugin."""
-    if not config.stash[SESSION].settings.given:
+    if not config.stash[STANDBY].settings.given:
         return None
     from .errors import PmapsError
     from .host import header_line
@@ -73,8 +69,24 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_pycollect_makeitem(collector: pytest.Collector) -> object:
     """Refuse markers that cannot be read."""
     made = yield
-    marks.check(collector, made, collector.config.stash[SESSION].settings)
+    marks.check(collector, made, collector.config.stash[STANDBY].settings)
     return made
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Watch tests if one of them can be seen to need it; stand by if one may come to."""
+    standby = session.config.stash[STANDBY]
+    if is_needed(standby.settings, session.items):
+        standby.watch()
+        marks.have_fixture(session.items)
+    elif may_be_needed(session.items):
+        standby.stand_by()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of pytest-xdist is to start: only it will know its tests."""
+    node.config.stash[STANDBY].stand_by(node.workerinput["workercount"])
 
 
 def pytest_assertrepr_compare(
@@ -92,6 +104,7 @@ def pytest_assertrepr_compare(
     if lines:
         from ._plugin.session import SESSION
 
-        config.stash[SESSION].explained[:-8] = []
-        config.stash[SESSION].explained.append(lines[0])
+        if SESSION in config.stash:
+            config.stash[SESSION].explained[:-8] = []
+            config.stash[SESSION].explained.append(lines[0])
     return cast("list[str] | None", lines)

@@ -80,12 +80,6 @@ class Gate:
         self._windows: list[Window] = []
         self._ready = False
 
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """A marked test uses our fixture, which loads what would show in the first test."""
-        names = getattr(item, "fixturenames", None)
-        if marks.has_budgets(item) and isinstance(names, list) and "pmaps_snapshot" not in names:
-            names.insert(0, "pmaps_snapshot")
-
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Measure before the test and after it, and judge."""

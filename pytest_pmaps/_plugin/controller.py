@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from . import details
 
 if TYPE_CHECKING:
     from ..report.run import Run
     from . import recording
     from .session import Session
+    from .told import Reports
 
 __all__ = ["Controller"]
-
-
-class _Told(NamedTuple):
-    """A report, as far as it is of interest."""
-
-    nodeid: str
-    when: str
-    outcome: str
-    text: object
-    attempt: int
-    worker: str
-    location: tuple[str, int | None, str]
 
 
 class Controller:
     """Registered in the session's own process only, not in workers of pytest-xdist."""
 
-    def __init__(self, config: pytest.Config, session: Session) -> None:
+    def __init__(self, config: pytest.Config, session: Session, reports: Reports) -> None:
         self.config = config
         self.session = session
         self.problems: list[str] = []
-        self._owner = os.getpid()
+        self._reports = reports
         self._run: Run | None = None
-        self._workers = 0
-        self._reports: list[_Told] = []
         self._deselected = False
         self._recording: recording.Outcome | None = None
 
@@ -50,15 +35,15 @@ class Controller:
 
         if self._run is None:
             self._run = Run({"pytest": pytest.__version__, "pytest_pmaps": _version()})
-        while self._reports:
-            told = self._reports.pop(0)
+        while self._reports.told:
+            told = self._reports.told.pop(0)
             found = None if told.text is None else TestDetails.loads(str(told.text))
             if found is not None and found.folder:
                 self.session.directory.tell(found.folder)
             self._run.add(told.nodeid, told.when, told.outcome, found,
                           attempt=told.attempt, worker=told.worker,
                           location=told.location)  # fmt: skip
-        self._run.workers = self._workers
+        self._run.workers = self._reports.workers
         self._run.baseline = baseline.name if (baseline := self.session.settings.baseline) else ""
         return self._run
 
@@ -67,14 +52,13 @@ class Controller:
         """Whether a test forked, and this is the child, which came out of the test: the session is
         not its own, and so the report is not.
         """
-        return os.getpid() != self._owner
+        return os.getpid() != self._reports.owner
 
     # ---- pytest-xdist
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Count the workers, and tell one where its maps go; it may start in another folder."""
-        self._workers = node.workerinput["workercount"]
+        """Tell a worker where its maps go; it may start in another folder."""
         settings = self.session.settings
         for name, path in (
             ("pmaps_report_dir", settings.report_dir),
@@ -90,29 +74,11 @@ class Controller:
         if path:
             self.session.directory.tell(path)
 
-    # ---- tests
-
     def pytest_deselected(self) -> None:
         """Not all tests run: -k, -m, --lf, ..."""
         self._deselected = True
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A phase of a test was reported, here or by a worker."""
-        text = dict(report.user_properties).get(details.RECORD)
-        if text is None and not report.failed and not self._reports:
-            return  # nothing has been of interest yet
-        # Kept as it is: a test's patches may be in place still, and reading it needs open().
-        self._reports.append(
-            _Told(
-                report.nodeid,
-                report.when,
-                _outcome(report),
-                text,
-                getattr(report, "rerun", 0) + 1,
-                getattr(report, "worker_id", ""),
-                report.location,
-            )
-        )
+    # ---- the end
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -124,7 +90,7 @@ class Controller:
 
     def _write_baseline(self, session: pytest.Session) -> None:
         settings = self.session.settings
-        if settings.baseline is None or not self._reports:
+        if settings.baseline is None or not self._reports.told:
             return
         from ..errors import FormatError
         from . import recording
@@ -151,7 +117,7 @@ class Controller:
         settings = self.session.settings
         asked = settings.report or settings.report_dir is not None
         # Of what was reported, the baseline may have taken note already.
-        if not (asked or self._reports or self._run is not None):
+        if not (asked or self._reports.told or self._run is not None):
             return
         if not asked and not any(e.details.seen or e.details.budgets for e in self.run.entries):
             return
@@ -165,7 +131,7 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what failed."""
-        if not self._is_fork and (self._run is not None or self._reports):
+        if not self._is_fork and (self._run is not None or self._reports.told):
             from . import terminal
 
             terminal.write(terminalreporter, self.run, self.session, self.problems, self._recording)
@@ -178,12 +144,3 @@ def _version() -> str:
         return version("pytest-pmaps")
     except PackageNotFoundError:  # run from its source tree
         return ""
-
-
-def _outcome(report: pytest.TestReport) -> str:
-    if hasattr(report, "wasxfail") and not report.failed:
-        return "xpassed" if report.passed else "xfailed"
-    if report.failed:
-        # "???" is what pytest-xdist says of a test in which a worker crashed.
-        return "failed" if report.when in ("call", "???") else "error"
-    return report.outcome if report.outcome in ("skipped", "rerun") else "passed"

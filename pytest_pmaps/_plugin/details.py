@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from . import records
+from .told import RECORD
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANYTHING", "RECORD", "begin", "fail", "measure", "numbers", "of", "publish"]
 
-#: Details as JSON; the other properties say the same for people and for JUnit.
-RECORD = "pmaps_record"
+# What RECORD holds; these properties say the same for people and for JUnit.
 _NUMBERS = {
     "pmaps_rss_bytes": "rss",
     "pmaps_anonymous_bytes": "anonymous",

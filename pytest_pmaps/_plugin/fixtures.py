@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from .session import SESSION
+from .standby import STANDBY
 
 if TYPE_CHECKING:
     from ..snapshots import Snapshot
@@ -24,7 +24,7 @@ def pmaps_snapshot(request: pytest.FixtureRequest) -> TakeSnapshot:
     ``stop``: hold it still meanwhile.
     Of each process the first and the last snapshot of a test are kept for its report.
     """
-    session = request.config.stash[SESSION]
+    session = request.config.stash[STANDBY].join()
     session.directory.find(request)
     from ..capture import snapshot
     from ..errors import Unsupported
@@ -70,7 +70,7 @@ def pmaps(request: pytest.FixtureRequest, pmaps_snapshot: TakeSnapshot) -> Pmaps
     from .. import groups, trees
     from .facade import Pmaps
 
-    session = request.config.stash[SESSION]
+    session = request.config.stash[STANDBY].watch()
 
     def group(
         targets: Iterable[object], *, missing: Literal["raise", "skip"] = "raise"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,23 @@ from .options import UNDETERMINED, Settings, what_is_wrong
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["budgets", "check", "declare", "has_budgets", "refuse", "undetermined"]
+__all__ = [
+    "NAMES",
+    "are_on",
+    "budgets",
+    "check",
+    "declare",
+    "has_budgets",
+    "have_fixture",
+    "refuse",
+    "undetermined",
+]
 
 _UNDETERMINED = "pmaps_undetermined"
 _BUDGET = "pmaps_budget"
+
+#: All of them.
+NAMES = frozenset((_UNDETERMINED, _BUDGET))
 
 
 def declare(config: pytest.Config) -> None:
@@ -33,9 +47,27 @@ def declare(config: pytest.Config) -> None:
 
 def check(collector: pytest.Collector, made: object, settings: Settings) -> None:
     """Raise CollectError for a marker that does not read, on what was just collected."""
-    for item in made if isinstance(made, list) else [made]:
-        if isinstance(item, pytest.Item) and (wrong := _wrong(item, settings)):
-            raise collector.CollectError(wrong)
+    found = made if isinstance(made, list) else (made,)
+    items = [one for one in found if isinstance(one, pytest.Item)]
+    if are_on(items):
+        for item in items:
+            if wrong := _wrong(item, settings):
+                raise collector.CollectError(wrong)
+
+
+def are_on(items: Iterable[pytest.Item]) -> bool:
+    """Whether any of these tests, or a class, module, … that they are of, has a marker of ours.
+
+    Cheap: a parent is looked at once for all its tests.
+    """
+    nodes: set[pytest.Item | pytest.Collector] = set(items)
+    while nodes:
+        for node in nodes:
+            for mark in node.own_markers:
+                if mark.name in NAMES:
+                    return True
+        nodes = {node.parent for node in nodes if node.parent is not None}
+    return False
 
 
 def refuse(item: pytest.Item, settings: Settings) -> None:
@@ -57,6 +89,14 @@ def undetermined(item: pytest.Item, settings: Settings) -> str:
 def has_budgets(item: pytest.Item) -> bool:
     """Whether a marker gives it some."""
     return item.get_closest_marker(_BUDGET) is not None
+
+
+def have_fixture(items: Iterable[pytest.Item]) -> None:
+    """Have tests with budgets use our fixture, which loads what would show in the first test."""
+    for item in items:
+        names = getattr(item, "fixturenames", None)
+        if has_budgets(item) and isinstance(names, list) and "pmaps_snapshot" not in names:
+            names.insert(0, "pmaps_snapshot")
 
 
 def budgets(item: pytest.Item) -> list[tuple[str, ...]]:

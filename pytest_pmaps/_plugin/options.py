@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -20,8 +19,7 @@ UNDETERMINED = ("error", "skip")
 MISSING = ("auto", "fail", "record", "pass")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What was asked for; ``given``: whether anything was.
 
     ``budgets`` are texts that can be read, by where they stand, of which the later layer wins.

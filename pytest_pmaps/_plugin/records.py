@@ -59,10 +59,13 @@ _RECORD = pytest.StashKey[Record]()
 _ATTEMPT = pytest.StashKey[int]()
 
 
-def begin(item: pytest.Item) -> int:
-    """A test begins, perhaps once more: it has captured nothing yet.  Gives the attempt, from 1."""
+def begin(item: pytest.Item, attempts: int = 1) -> int:
+    """A test begins, perhaps once more: it has captured nothing yet.  Gives the attempt, from 1.
+
+    ``attempts``: how many have begun since the last one that was watched, this one included.
+    """
     item.stash[_RECORD] = Record()
-    item.stash[_ATTEMPT] = item.stash.get(_ATTEMPT, 0) + 1
+    item.stash[_ATTEMPT] = item.stash.get(_ATTEMPT, 0) + attempts
     return item.stash[_ATTEMPT]
 
 

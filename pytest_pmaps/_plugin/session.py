@@ -8,7 +8,7 @@ import inspect
 import mmap
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from ..errors import undetermined_policy
 from . import details, marks, records
 from .directory import Directory
 from .options import Settings
+from .standby import Asker
 
 if TYPE_CHECKING:
     from ..baseline import Baseline
@@ -24,24 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["SESSION", "Session"]
 
 
-class _Asker(NamedTuple):
-    """Who is running: a test, or a fixture of a wider scope, by name."""
-
-    node: pytest.Item | pytest.Collector
-    fixture: str | None = None
-
-
 class Session:
-    """One per process; its hooks keep a stack of who runs at the moment."""
+    """One per process, from when it is needed; its hooks know which test runs at the moment.
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    ``wide``: the fixtures of wider scopes that do, the innermost last; others keep this list.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, wide: list[Asker]) -> None:
         self.config = config
         self.settings = settings
         self.directory = Directory(settings.report_dir, hasattr(config, "workerinput"))
-        self._askers: list[_Asker] = []
         self.explained: list[str] = []
         #: Processes by the names that budgets call them.
         self.targets: dict[str, object] = {}
+        self._wide = wide
+        self._item: pytest.Item | None = None
+        self._joined = contextlib.ExitStack()
 
     @property
     def worker(self) -> str:
@@ -50,13 +49,14 @@ class Session:
 
     def note(self, snapshot: Snapshot) -> None:
         """Keep a snapshot for the report of whoever runs."""
-        if not self._askers:
+        if self._wide:
+            record = records.own(self._wide[-1].node)
+            record.fixtures.add(self._wide[-1].fixture)
+        elif self._item is not None:
+            record = records.own(self._item)
+        else:
             return
-        node, fixture = self._askers[-1]
-        record = records.own(node)
         record.add(snapshot)
-        if fixture is not None:
-            record.fixtures.add(fixture)
 
     def name(self, name: str, target: object) -> None:
         """Let budgets call a process by a name."""
@@ -90,6 +90,13 @@ class Session:
 
     # ---- who runs
 
+    def join(self, item: pytest.Item, attempt: int) -> None:
+        """A test is the first that needs this, in the midst of a phase: that phase counts as
+        watched until the next one begins, and its report is still to come.
+        """
+        details.begin(item, records.begin(item, attempt), self.worker)
+        self._joined.enter_context(self._runs(item))
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """A test, or its next attempt, begins."""
@@ -114,34 +121,17 @@ class Session:
 
     @contextmanager
     def _runs(self, item: pytest.Item) -> Iterator[None]:
+        self._joined.close()
         skips = marks.undetermined(item, self.settings) == "skip"
-        token = undetermined_policy.set(pytest.skip.Exception if skips else None)
-        self._askers.append(_Asker(item))
+        # No token: who joins may do so in a task's context, and leave in another.
+        before = undetermined_policy.get()
+        undetermined_policy.set(pytest.skip.Exception if skips else None)
+        self._item = item
         try:
             yield
         finally:
-            self._askers.pop()
-            undetermined_policy.reset(token)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        """A fixture of a wider scope captures for itself, in its setup and its teardown."""
-        if request.scope == "function":
-            return (yield)
-        asker = _Asker(request.node, fixturedef.argname)
-        # Finalizers run last in, first out: these two enclose the fixture's own.
-        fixturedef.addfinalizer(self._leave)
-        self._askers.append(asker)
-        try:
-            return (yield)
-        finally:
-            self._askers.pop()
-            fixturedef.addfinalizer(functools.partial(self._askers.append, asker))
-
-    def _leave(self) -> None:
-        self._askers.pop()
+            self._item = None
+            undetermined_policy.set(before)
 
     # ---- who failed
 
@@ -175,11 +165,12 @@ class Session:
                 text = f"no page map: {type(exc).__name__}: {exc}"
                 report.sections.append(("pmaps", text))
 
-    # ---- workers of pytest-xdist
+    # ---- the end
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Tell the controller where the maps went."""
+        """Tell the controller of pytest-xdist where a worker's maps went."""
+        self._joined.close()
         output = getattr(self.config, "workeroutput", None)
         if output is not None and self.directory.known:
             output["pmaps_report_dir"] = self.directory.known
