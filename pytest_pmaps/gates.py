@@ -103,6 +103,7 @@ class Window:
         try:
             if needs.start:
                 self._starts[name] = self._state(name)
+                self._note(self._starts[name].snapshot)
             if needs.peak:
                 window = peak(self._target(name))
                 window.__enter__()
@@ -124,6 +125,8 @@ class Window:
                 self._errors.setdefault(name, exc)
         self._settle(self._needs)
         states = self._states(self._needs)
+        for state in states.values():
+            self._note(state.snapshot)
         found = [self._judge(budget, states) for budget in self.budgets]
         self._forget(states)
         for pause in _AGAIN:
@@ -185,7 +188,6 @@ class Window:
         target, needs = self._target(name), self._needs[name]
         family = tree(target) if needs.tree else None
         taken = family.root if family is not None else snapshot(target)
-        self._note(taken)
         window = self._peaks.get(name)
         if window is None or not needs.peak:
             return State(taken, family)

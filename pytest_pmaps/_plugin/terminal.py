@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write"]
 
-_ROWS_SHOWN = (20, 200)
+_ROWS_SHOWN = (10, 100)
 _UNUSED_SHOWN = 5
 
 
@@ -27,21 +27,23 @@ def write(
 ) -> None:
     """Headlines of footprint failures always; with --pmaps-report also what was measured.
 
-    ``-q`` leaves out the table, ``-qq`` everything.
+    ``-q`` leaves out the tables, ``-qq`` everything.
     """
     config, full = session.config, session.settings.report
     verbosity = config.get_verbosity()
     headlines = run.headlines(("footprint", "undetermined") if full else ("footprint",))
-    table = _table(run, config, verbosity) if full and verbosity >= 0 else []
+    tables = _tables(run, config, verbosity) if full and verbosity >= 0 else []
     problems = [*run.problems(), *(("", trouble) for trouble in troubles)]
     notes = [] if recorded is None else list(_recorded(recorded, session, verbosity))
     if verbosity <= -2 or config.getoption("no_summary", False):
         return
-    if not (table or headlines or problems or notes):
+    if not (tables or headlines or problems or notes):
         return
     reporter.section("page maps")
-    for line in table:
+    for line in tables:
         reporter.write_line(line)
+    if tables and (headlines or problems or notes):
+        reporter.write_line("")
     for nodeid, headline in headlines:
         reporter.write_line(nodeid)
         reporter.write_line(f"  {headline}", red=True)
@@ -67,6 +69,20 @@ def _recorded(recorded: Outcome, session: Session, verbosity: int) -> Iterator[s
         yield f"  … {len(recorded.unused) - limit} more (-v shows all)"
 
 
-def _table(run: Run, config: pytest.Config, verbosity: int) -> list[str]:
-    width = config.get_terminal_writer().fullwidth
-    return run.table(width, _ROWS_SHOWN[verbosity] if verbosity < len(_ROWS_SHOWN) else None)
+def _tables(run: Run, config: pytest.Config, verbosity: int) -> list[str]:
+    """What grew most and what holds most, by test and by file; [] where nothing was measured."""
+    if not any(entry.details.seen for entry in run.entries):
+        return []
+    from ..report import blocks, runfile, summary
+
+    writer = config.get_terminal_writer()
+    told = summary.measured(runfile.loads(run.dumps("", 0)))
+    lines = blocks.text_lines(
+        [],
+        told,
+        lambda text, colour: writer.markup(text, **{colour: True}) if colour else text,
+        writer.fullwidth,
+        _ROWS_SHOWN[verbosity] if verbosity < len(_ROWS_SHOWN) else 0,
+        "-v shows more, run.json all",
+    )
+    return list(lines)[1:]

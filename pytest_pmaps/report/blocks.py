@@ -38,9 +38,16 @@ class Block:
 
 
 def text_lines(
-    head: Sequence[str], blocks: Sequence[Block], paint: Paint, width: int, limit: int | None
+    head: Sequence[str],
+    blocks: Sequence[Block],
+    paint: Paint,
+    width: int,
+    limit: int | None,
+    more: str = "--rows 0 shows all",
 ) -> Iterator[str]:
-    """The report as text that is ``width`` wide; ``limit`` rows of each block, 0 for all."""
+    """The report as text that is ``width`` wide; ``limit`` rows of each block, 0 for all, and
+    ``more`` about the others.
+    """
     for line in head:
         yield from _wrapped(line, width, "")
     for block in blocks:
@@ -48,6 +55,9 @@ def text_lines(
             yield ""
             yield paint(block.title, "bold")
             yield from _rows(block, paint, width, _ROWS if limit is None else limit or None)
+            left = len(block.rows) - (_ROWS if limit is None else limit or len(block.rows))
+            if left > 0:
+                yield f"… {left:,} more ({more})"
 
 
 def _rows(block: Block, paint: Paint, width: int, limit: int | None) -> Iterator[str]:
@@ -61,9 +71,6 @@ def _rows(block: Block, paint: Paint, width: int, limit: int | None) -> Iterator
         head, *lines = table(list(block.head), _narrowed(block, shown, width), width)
         yield head
         yield from (paint(line, block.colour) for line in lines)
-    more = len(block.rows) - len(shown)
-    if more:
-        yield f"… {more:,} more (--rows 0 shows all)"
 
 
 def _narrowed(block: Block, rows: list[list[str]], width: int) -> list[list[str]]:

@@ -206,31 +206,3 @@ class Run:
     def problems(self) -> list[tuple[str, str]]:
         """Pairs of node id and what went wrong in reporting on it."""
         return [(e.nodeid, problem) for e in self.entries for problem in e.details.problems]
-
-    def table(self, width: int, limit: int | None) -> list[str]:
-        """What was measured, a row for each test and process; [] where nothing was."""
-        from .text import table  # needs the engine, and writing run.json does not
-
-        rows = [[_test(entry), *_cells(m)] for entry in self.entries for m in entry.details.seen]
-        if not rows:
-            return []
-        shown = rows[:limit]
-        lines = table(["test", "process", "rss", "dirty", "new dirty", "capture"], shown, width)
-        more = len(rows) - len(shown)
-        return [*lines, f"… {more:,} more rows (-v shows more, run.json all)"] if more else lines
-
-
-def _test(entry: Entry) -> str:
-    attempt = entry.details.attempt
-    return f"{entry.nodeid} (attempt {attempt})" if attempt > 1 else entry.nodeid
-
-
-def _cells(measured: dict[str, Any]) -> list[str]:
-    numbers = [_span(measured.get(name)) for name in ("rss", "dirty", "new_dirty")]
-    return [f"{measured['comm']} {measured['pid']}", *numbers, measured["verdict"]]
-
-
-def _span(interval: Interval | None) -> str:
-    from .text import span
-
-    return "-" if interval is None else span(*interval)

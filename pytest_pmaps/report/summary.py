@@ -12,7 +12,17 @@ from .run import Interval
 from .runfile import Budget, Mapping, Process, RunFile, Session, Test
 from .text import signed, span
 
-__all__ = ["blocks", "budget_text", "finals", "head", "quantity", "seen", "subject", "trouble"]
+__all__ = [
+    "blocks",
+    "budget_text",
+    "finals",
+    "head",
+    "measured",
+    "quantity",
+    "seen",
+    "subject",
+    "trouble",
+]
 
 #: What a budget's verdict is to a reader.
 _WORDS = {
@@ -55,9 +65,8 @@ def where(session: Session) -> str:
 
 def blocks(run: RunFile) -> list[Block]:
     """The whole report; blocks without rows have nothing to tell."""
-    tests = finals(run["tests"])
-    told = [(t.kind, (_test(t.test), t.text)) for test in tests for t in trouble(test)]
-    pairs = [(test, process) for test in tests for process in seen(test)]
+    told = [(t.kind, (_test(t.test), t.text)) for test in finals(run["tests"])
+            for t in trouble(test)]  # fmt: skip
     return [
         Block(
             "Failed for their footprint",
@@ -73,10 +82,14 @@ def blocks(run: RunFile) -> list[Block]:
             "yellow",
             wide=True,
         ),
-        _growth(pairs),
-        _dirty(pairs),
-        _files(pairs),
+        *measured(run),
     ]
+
+
+def measured(run: RunFile) -> list[Block]:
+    """What grew most, and what holds most, by test and by file."""
+    pairs = [(test, process) for test in finals(run["tests"]) for process in seen(test)]
+    return [_growth(pairs), _dirty(pairs), _files(pairs)]
 
 
 def seen(test: Test) -> list[Process]:

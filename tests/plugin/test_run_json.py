@@ -130,10 +130,15 @@ def test_summary_has_a_table(run: Run) -> None:
     result.stdout.re_match_lines(
         [
             r"=+ page maps =+",
-            r"test +process +rss +dirty +new dirty +capture",
-            r"test_it\.py::test_dirty .* complete",
-            r"test_it\.py::test_passes .* - +complete",
-            r"test_it\.py::test_undetermined .* - +complete",
+            r"Most growth",
+            r"test +process +most of it in +rss growth +new dirty",
+            r"test_it\.py::test_dirty .* \+4 KiB",
+            r"Most dirty memory",
+            r"test +process +most of it in +dirty +rss",
+            r"test_it\.py::test_.* \d.* MiB",
+            r"Files, the most in any test",
+            r"file +rss growth +new dirty +dirty",
+            r"libfoo\.so\.1 .*",
             r"test_it\.py::test_dirty",
             r"  libfoo\.so\.1 data: 1 new dirty page \(4 KiB\), allowed 0",
             r"test_it\.py::test_undetermined",
@@ -176,10 +181,10 @@ def test_summary_has_no_colour_where_none_is_wanted(
 
 
 def test_long_tables_are_cut(run: Run) -> None:
-    """20 rows, all at -vv; run.json has all."""
+    """10 rows, all at -vv; run.json has all."""
     text = """
 @pytest.mark.parametrize("n", range(23))
 def test_it(pmaps_snapshot, n): pmaps_snapshot()
 """
-    run(text, "--pmaps-report").stdout.fnmatch_lines(["… 3 more rows *"])
-    run(text, "--pmaps-report", "-vv").stdout.no_fnmatch_line("… *more rows*")
+    run(text, "--pmaps-report").stdout.fnmatch_lines(["… 13 more (-v shows more, run.json all)"])
+    run(text, "--pmaps-report", "-vv").stdout.no_fnmatch_line("… *more (-v*")
