@@ -54,15 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what this host shows and what moves, where somebody asked for this plugin."""
-    if not config.stash[STANDBY].settings.given:
+    settings = config.stash[STANDBY].settings
+    if not settings.given:
         return None
     from .errors import PmapsError
     from .host import header_line
 
     try:
-        return header_line()
+        line = header_line()
     except PmapsError as exc:
-        return f"pmaps: {exc}"
+        line = f"pmaps: {exc}"
+    if settings.baseline is None:
+        return line
+    return f"{line}; baseline {settings.baseline.name}{', updated' if settings.update else ''}"
 
 
 @pytest.hookimpl(wrapper=True)

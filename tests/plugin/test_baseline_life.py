@@ -107,6 +107,7 @@ def test_a_life(life: Life, file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     result = life("--pmaps-update", one=2 * MIB)
     result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["pmaps: *; baseline base.json, updated"])
     result.stdout.fnmatch_lines(["*base.json: 0 recorded, 1 changed; commit it"])
     assert values(file) == {"test_one": about(2 * MIB), "test_two": about(2 * MIB)}
     assert changed_lines(recorded.decode(), file.read_text()) == 1
