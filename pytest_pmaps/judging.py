@@ -119,7 +119,8 @@ class Judgement:
         if self.value is not None and self.value.unit == "number":
             shown = f"{self.limit:,}"
         elif limit.baseline or limit.unit == "bytes":
-            shown = format_bytes(self.limit)
+            # What is measured is whole KiB, and of a percentage no more is of interest.
+            shown = format_bytes(self.limit // 1024 * 1024 or self.limit)
         else:
             return f"{limit} pages" if limit.amount != 1 else "1 page"
         if not limit.baseline or self.recorded is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from plugin.shared import Run
@@ -182,14 +183,13 @@ class TestClass:
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 @pytest.mark.parametrize(
-    ("budget", "said"),
+    ("budget", "said", "workers"),
     [
-        ("dirtey <= 0", "dirtey is no metric: did you mean dirty"),
-        ("dirty <= 5 MB", "MB may be 1000s or 1024s"),
-        ("[heep]: dirty <= 5", "did you mean [[]heap]"),
-        ("rss <= baseline + 5%", "there is no baseline: --pmaps-baseline FILE"),
+        ("dirtey <= 0", "dirtey is no metric: did you mean dirty", ["-n", "2"]),
+        ("dirty <= 5 MB", "MB may be 1000s or 1024s", []),
+        ("[heep]: dirty <= 5", "did you mean [[]heap]", []),
+        ("rss <= baseline + 5%", "there is no baseline: --pmaps-baseline FILE", ["-n", "2"]),
     ],
 )
 def test_an_option_that_does_not_read(
@@ -207,16 +207,15 @@ def test_an_option_that_does_not_read(
     result.stderr.fnmatch_lines([f"ERROR: pmaps_budgets: *{said}*"])
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "said", "workers"),
     [
-        ('"dirtey <= 0"', "dirtey is no metric"),
-        ('"dirty <= 0", "dirty < 5"', "<= is expected here"),
-        ("5", "a budget is text"),
-        ("", "takes budgets, such as"),
-        ('budget="dirty <= 0"', "takes budgets, such as"),
-        ('"rss <= baseline + 5%"', "there is no baseline"),
+        ('"dirtey <= 0"', "dirtey is no metric", []),
+        ('"dirty <= 0", "dirty < 5"', "<= is expected here", ["-n", "2"]),
+        ("5", "a budget is text", []),
+        ("", "takes budgets, such as", []),
+        ('budget="dirty <= 0"', "takes budgets, such as", []),
+        ('"rss <= baseline + 5%"', "there is no baseline", []),
     ],
 )
 def test_a_marker_that_does_not_read(
@@ -466,12 +465,10 @@ def test_no_cache_and_no_summary(run: Run) -> None:
     result.assert_outcomes(passed=2, failed=1)
 
 
-def test_pdb(run: Run, pytester: pytest.Pytester) -> None:
+def test_pdb(pytester: pytest.Pytester) -> None:
     """--pdb stops at a budget as at any failure, and goes on."""
     pytester.makepyfile(test_it="import pytest\n" + THREE)
-    child = pytester.spawn_pytest("--pdb test_it.py")
-    child.expect("BudgetExceeded|anonymous growth")
-    child.expect("Pdb")
-    child.sendline("c")
-    rest = child.read().decode()
-    assert "1 failed, 2 passed" in rest
+    command = [sys.executable, "-m", "pytest", "--pdb", "test_it.py"]
+    result = pytester.run(*command, stdin=b"c\n")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["anonymous growth: *", "*entering PDB*", "*(Pdb)*"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 GATE = Path(__file__).parents[2] / "examples" / "gate"
-RUNS = int(os.environ.get("PMAPS_GATE_RUNS", "2"))
+RUNS = int(os.environ.get("PMAPS_GATE_RUNS", "1"))
 TRIES = int(os.environ.get("PMAPS_GATE_TRIES", "1"))
 
 #: What the failure says of each mistake.  Sixteen pages each; a peak is known to the kernel in
