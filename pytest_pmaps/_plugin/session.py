@@ -81,9 +81,12 @@ class Session:
     def environment(self) -> str:
         """Under which key baselines of this session stand."""
         from .. import baseline, host
+        from ..model import Source
 
+        # Those that decide what is counted; userfaultfd and others of a host's do not.
+        names = {source.name.lower() for source in Source}
         return baseline.environment(
-            sources=[source.name for source in host.sources() if source.works],
+            sources=[s.name for s in host.sources() if s.works and s.name in names],
             page_size=mmap.PAGESIZE,
             workers=bool(self.worker),
         )
