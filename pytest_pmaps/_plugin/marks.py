@@ -58,15 +58,16 @@ def check(collector: pytest.Collector, made: object, settings: Settings) -> None
 def are_on(items: Iterable[pytest.Item]) -> bool:
     """Whether any of these tests, or a class, module, … that they are of, has a marker of ours.
 
-    Cheap: a parent is looked at once for all its tests.
+    Cheap: a parent is looked at once for all its tests, and by id, as nodes are slow to hash.
     """
-    nodes: set[pytest.Item | pytest.Collector] = set(items)
+    nodes: list[pytest.Item | pytest.Collector] = list(items)
     while nodes:
         for node in nodes:
             for mark in node.own_markers:
                 if mark.name in NAMES:
                     return True
-        nodes = {node.parent for node in nodes if node.parent is not None}
+        parents = {id(node.parent): node.parent for node in nodes}
+        nodes = [parent for parent in parents.values() if parent is not None]
     return False
 
 

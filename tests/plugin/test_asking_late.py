@@ -300,9 +300,9 @@ def test_outer(request, pytester):
 import pytest
 @pytest.fixture
 def asks(request):
+    yield
     request.node.add_marker(pytest.mark.pmaps_undetermined("skip"))
     request.getfixturevalue("pmaps_snapshot")()
-    yield
 def test_inner(asks): pass
 ''')
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
@@ -323,7 +323,7 @@ def test_markers_that_fixtures_add(run: Run) -> None:
     """They hold from the call on; one that does not read is an error of the setup."""
     result = run(
         """
-@pytest.fixture(params=["skip", "nonsense"])
+@pytest.fixture(params=["nonsense", "skip"])
 def adds(request):
     request.node.add_marker(pytest.mark.pmaps_undetermined(request.param))
 def test_it(adds): assert loads(UNKNOWN)["libbar"].dirty == 0
