@@ -38,6 +38,7 @@ from typing import Any
 from .errors import FormatError
 from .jsontext import Record, Wrong, checked_format, integer, object_of, read
 from .procfs import chosen, read_line
+from .reading import naming, utf8
 
 __all__ = ["FORMAT", "VERSION", "Baseline", "Recorded", "environment", "explain_difference",
            "merge", "moved"]  # fmt: skip
@@ -139,10 +140,8 @@ class Baseline:
             if missing_ok:
                 return cls()
             raise
-        try:
-            return cls.loads(_decoded(data))
-        except FormatError as exc:
-            raise FormatError(f"{os.fspath(path)}: {exc.reason}", line=exc.line) from None
+        with naming(path):
+            return cls.loads(utf8(data))
 
     @classmethod
     def loads(cls, text: str) -> Baseline:
@@ -201,14 +200,6 @@ def _pretty(value: str | dict[str, Any], indent: str = "") -> str:
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(key)}: {_pretty(it, inner)}" for key, it in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}" if lines else "{}"
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise FormatError("this is no text in UTF-8", line=line) from None
 
 
 def _environments(value: object) -> dict[str, dict[str, dict[str, Recorded]]]:

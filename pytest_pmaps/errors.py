@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 
@@ -50,16 +51,27 @@ class Cancelled(PmapsError):
 class FormatError(PmapsError, ValueError):
     """A text or file does not read as what it should be.
 
-    ``line`` is the 1-based line of the trouble, or None where there is none to name.
+    ``line`` is the 1-based line of the trouble, or None where there is none to name; ``path`` the
+    file, ``""`` where it is none.  The message begins with both as editors and CI link them,
+    ``/path/base.json:7: …``; ``reason`` is the rest.
     """
 
-    def __init__(self, reason: str, *, line: int | None = None) -> None:
-        super().__init__(reason if line is None else f"line {line}: {reason}")
+    def __init__(
+        self, reason: str, *, line: int | None = None, path: str | os.PathLike[str] = ""
+    ) -> None:
         self.reason = reason
         self.line = line
+        self.path = os.fspath(path)
+        super().__init__(f"{self._place}{reason}")
+
+    @property
+    def _place(self) -> str:
+        if self.line is None:
+            return f"{self.path}: " if self.path else ""
+        return f"{self.path}:{self.line}: " if self.path else f"line {self.line}: "
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_format_error, (self.reason, self.line))
+        return (_format_error, (self.reason, self.line, self.path))
 
 
 class BudgetError(FormatError):
@@ -142,8 +154,8 @@ class BudgetExceeded(FootprintError):
         return (_budget_exceeded, (str(self),))
 
 
-def _format_error(reason: str, line: int | None) -> FormatError:
-    return FormatError(reason, line=line)
+def _format_error(reason: str, line: int | None, path: str) -> FormatError:
+    return FormatError(reason, line=line, path=path)
 
 
 def _footprint_error(message: str) -> FootprintError:

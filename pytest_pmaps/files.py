@@ -14,6 +14,7 @@ from typing import BinaryIO
 from . import jsonfile, rfctext
 from ._native import RECORDING, Columns
 from .errors import FormatError
+from .reading import naming
 from .snapshots import Snapshot
 
 __all__ = ["dumps", "load", "loads", "replacing", "save", "write_atomically"]
@@ -54,12 +55,10 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     A recording of a capture that failed raises what the capture raised.
     """
     data = Path(path).read_bytes()
-    try:
+    with naming(path):
         if data.startswith(RECORDING):
             return Snapshot(Columns.replay(data))
         return loads(_text(data))
-    except FormatError as exc:
-        raise FormatError(f"{os.fspath(path)}: {exc.reason}", line=exc.line) from None
 
 
 def _text(data: bytes) -> str:

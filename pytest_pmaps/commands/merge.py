@@ -67,7 +67,7 @@ def _format(path: str) -> str:
         found = _FORMAT.search(file.read(_BEGINNING))
     kind = found[1].decode() if found else ""
     if kind not in _kinds():
-        raise FormatError(f"{path}: this is none of {', '.join(_kinds())}")
+        raise FormatError(f"this is none of {', '.join(_kinds())}", path=path)
     return kind
 
 

@@ -12,7 +12,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from ..errors import FormatError
 from ..files import write_atomically
 from ..jsontext import (
     Wrong,
@@ -24,6 +23,7 @@ from ..jsontext import (
     read,
     shown,
 )
+from ..reading import naming, utf8
 from .run import FORMAT, OUTCOMES, VERSION, Interval
 
 __all__ = ["ORIGINS", "VERDICTS", "Budget", "Mapping", "Process", "RunFile", "Session", "Test",
@@ -130,12 +130,9 @@ def load(path: str | os.PathLike[str]) -> RunFile:
 
     What an older version does not have is filled in; what nobody knows is kept.
     """
-    try:
-        return loads(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise FormatError(f"{os.fspath(path)}: this is no text") from None
-    except FormatError as exc:
-        raise FormatError(f"{os.fspath(path)}: {exc.reason}", line=exc.line) from None
+    data = Path(path).read_bytes()
+    with naming(path):
+        return loads(utf8(data))
 
 
 def loads(text: str) -> RunFile:

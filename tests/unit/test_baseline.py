@@ -1,6 +1,7 @@
 """The baseline file: what it looks like, what is refused, how entries move."""
 
 import os
+import pickle
 import platform
 import re
 import subprocess
@@ -280,10 +281,10 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (GOOD.replace("-4096", "x").encode(), "line 7: {path}: this is no JSON: Expecting value"),
-        (GOOD.replace("libfoo", "\xff").encode("latin-1"), "line 8: {path}: this is no text in U"),
-        (b"\xef\xbb\xbf" + GOOD.encode(), "line 1: {path}: this is no JSON: Unexpected UTF-8 BOM"),
-        (b"", "line 1: {path}: this is no JSON"),
+        (GOOD.replace("-4096", "x").encode(), "{path}:7: this is no JSON: Expecting value"),
+        (GOOD.replace("libfoo", "\xff").encode("latin-1"), "{path}:8: this is no text in U"),
+        (b"\xef\xbb\xbf" + GOOD.encode(), "{path}:1: this is no JSON: Unexpected UTF-8 BOM"),
+        (b"", "{path}:1: this is no JSON"),
     ],
 )
 def test_broken_file(tmp_path, data, message):
@@ -293,6 +294,8 @@ def test_broken_file(tmp_path, data, message):
     with pytest.raises(FormatError) as caught:
         Baseline.load(path)
     assert str(caught.value).startswith(message.format(path=path))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.path, again.line) == (str(caught.value), str(path), caught.value.line)
 
 
 def test_nothing_heavy_is_imported():

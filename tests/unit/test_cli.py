@@ -158,10 +158,10 @@ def test_show_says_when_a_selector_misses(capsys: Capture, pid: int):
     ("text", "says"),
     [
         ("", "nothing"),
-        ("hello\n", "line 1"),
+        ("hello\n", "foreign:1: "),
         ('{"format": "other"}', "format"),
-        ("[1, 2", "line 1"),
-        ("\0", "line 1"),
+        ("[1, 2", "foreign:1: "),
+        ("\0", "foreign:1: "),
     ],
 )
 def test_show_refuses_foreign_files(capsys: Capture, tmp_path: Path, text: str, says: str):

@@ -118,7 +118,7 @@ def test_trouble(capsys: Capture, maps: tuple[Path, Path], tmp_path: Path) -> No
     foreign.write_text("hello\n")
     for other, says in (
         (part, "one of the snapshots does not list all mappings"),
-        (foreign, f"line 1: {foreign}: neither a mapping"),
+        (foreign, f"{foreign}:1: neither a mapping"),
         (tmp_path / "none", "No such file"),
     ):
         code, out, err = diff(capsys, maps[0], other)

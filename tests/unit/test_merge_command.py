@@ -102,15 +102,15 @@ def test_all_of_one_kind(tmp_path: Path, capsys: Capture) -> None:
     one = write(tmp_path / "1.json")
     other, out = tmp_path / "2.json", tmp_path / "out.json"
     for text, says in (
-        ('{"format": "pytest-pmaps snapshot"}', "this is none of pytest-pmaps run"),
-        ("[]", "this is none of"),
-        ('{"format": "pytest-pmaps run"\n', "this is no JSON"),
-        ('{"format": "pytest-pmaps run", "version": 3}', "a run of format version 3"),
+        ('{"format": "pytest-pmaps snapshot"}', " this is none of pytest-pmaps run"),
+        ("[]", " this is none of"),
+        ('{"format": "pytest-pmaps run"\n', "2: this is no JSON"),
+        ('{"format": "pytest-pmaps run", "version": 3}', "1: a run of format version 3"),
     ):
         other.write_text(text)
         assert main(["merge", str(out), str(one), str(other)]) == 2
         error = capsys.readouterr().err
-        assert f"{other}: {says}" in error
+        assert f"{other}:{says}" in error
         assert error.count("\n") == 1
     assert main(["merge", str(out), str(one), str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"pmaps: {tmp_path / 'none'}: No such file or directory\n"

@@ -71,13 +71,13 @@ def test_trouble_has_a_place(tmp_path: Path, old: str, new: str, says: str) -> N
     path.write_text(OLD.replace(old, new, 1))
     with pytest.raises(FormatError) as caught:
         runfile.load(path)
-    line, _, reason = says.partition(": ")
-    assert str(caught.value).startswith(f"{line}: {path}: {reason}")
+    place, reason = says.removeprefix("line ").split(": ", 1)
+    assert str(caught.value).startswith(f"{path}:{place}: {reason}")
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     """A recording, say."""
     path = tmp_path / "run.json"
     path.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(FormatError, match=r"run\.json: this is no text"):
+    with pytest.raises(FormatError, match=r"run\.json:1: this is no text"):
         runfile.load(path)
