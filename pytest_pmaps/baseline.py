@@ -32,13 +32,13 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .errors import FormatError
 from .jsontext import Record, Wrong, checked_format, integer, object_of, read
 from .procfs import chosen, read_line
-from .reading import naming, utf8
+from .reading import naming, utf8, whole
+from .replacing import write_atomically
 
 __all__ = ["FORMAT", "VERSION", "Baseline", "Recorded", "environment", "explain_difference",
            "merge", "moved"]  # fmt: skip
@@ -132,10 +132,10 @@ class Baseline:
         """Read a file; with ``missing_ok`` one that is not there is an empty one.
 
         Raises FormatError, with path and line, for what is no baseline or of a later version,
-        OSError for what cannot be read.
+        OSError for what cannot be read or is no regular file.
         """
         try:
-            data = Path(path).read_bytes()
+            data = whole(path)
         except FileNotFoundError:
             if missing_ok:
                 return cls()
@@ -169,13 +169,12 @@ class Baseline:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it atomically; a file that holds this text already is not touched.
 
-        Raises OSError where it cannot be written.
+        A symbolic link stays one, a file keeps its mode.  Raises OSError where it cannot be
+        written, PermissionError for a file of mode 0444, which its owner does not want written.
         """
-        from .files import write_atomically  # needs the engine, and reading baselines does not
-
         text = self.dumps()
         try:
-            if Path(path).read_bytes() == text.encode():
+            if whole(path) == text.encode():
                 return
         except FileNotFoundError:
             pass

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
 
 from . import jsonfile, rfctext
 from ._native import RECORDING, Columns
 from .errors import FormatError
-from .reading import naming
+from .reading import naming, whole
+from .replacing import write_atomically
 from .snapshots import Snapshot
 
-__all__ = ["dumps", "load", "loads", "replacing", "save", "write_atomically"]
+__all__ = ["dumps", "load", "loads", "save"]
 
 
 def dumps(snapshot: Snapshot) -> str:
@@ -44,7 +39,10 @@ def _is_mapping(text: str) -> bool:
 
 
 def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
-    """Write all of it as JSON, atomically: a reader never sees half a file."""
+    """Write all of it as JSON, atomically: a reader never sees half a file.
+
+    A symbolic link stays one, a file keeps its mode; one of mode 0444 is a PermissionError.
+    """
     write_atomically(path, jsonfile.dump(snapshot.to_plain()))
 
 
@@ -54,7 +52,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
 
     A recording of a capture that failed raises what the capture raised.
     """
-    data = Path(path).read_bytes()
+    data = whole(path, opened=True)
     with naming(path):
         if data.startswith(RECORDING):
             return Snapshot(Columns.replay(data))
@@ -63,40 +61,3 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
 
 def _text(data: bytes) -> str:
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape").read()
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Replace a file by one step; on any failure the old one stays as it was."""
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str], mode: int | None = None) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of ``path`` in one step when all went well; on any
-    failure the old one stays as it was.  Its mode is the umask's where none is given.
-    """
-    target = Path(path)
-    if target.exists() and not target.is_file():  # a device, say, which is not to be replaced
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as exc:
-        raise type(exc)(exc.errno, exc.strerror, os.fspath(path)) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask() if mode is None else mode)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    # There is no way to ask without setting it; /proc says it without a moment of wrong mode.
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    line = next((x for x in status.splitlines() if x.startswith("Umask:")), "Umask: 0022")
-    return int(line.split()[1], 8)

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from ._native import Columns, Request
 from .capture import DepthName, Progress, depth_of, listener, pid_of
 from .errors import FormatError, PmapsError
-from .files import replacing
 from .model import Depth
+from .replacing import replacing
 from .snapshots import Snapshot
 from .stopping import capture_stopped
 

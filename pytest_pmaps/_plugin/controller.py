@@ -121,7 +121,7 @@ class Controller:
             return
         if not asked and not any(e.details.seen or e.details.budgets for e in self.run.entries):
             return
-        from ..files import write_atomically
+        from ..replacing import write_atomically
 
         try:
             folder = self.session.directory.made()

@@ -14,8 +14,9 @@ import pytest
 from ..assertions import Evidence
 from ..capture import snapshot
 from ..errors import FootprintError, PmapsError, Undetermined
-from ..files import dumps, save, write_atomically
+from ..files import dumps, save
 from ..metrics import Counted
+from ..replacing import write_atomically
 from ..report import failure
 from ..report.failure import Change, Dump, Story, View, plain
 from ..snapshots import Mapping, Snapshot

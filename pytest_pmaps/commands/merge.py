@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import FormatError, PmapsError
+from ..reading import whole
 from .terminal import shown
 
 __all__ = ["DESCRIPTION", "HELP", "arguments", "run"]
@@ -63,8 +64,7 @@ def _merger(paths: Sequence[str]) -> _Merge:
 
 def _format(path: str) -> str:
     """What a file says it is, near its beginning; its reader says what else is wrong with it."""
-    with open(path, "rb") as file:
-        found = _FORMAT.search(file.read(_BEGINNING))
+    found = _FORMAT.search(whole(path)[:_BEGINNING])
     kind = found[1].decode() if found else ""
     if kind not in _kinds():
         raise FormatError(f"this is none of {', '.join(_kinds())}", path=path)

@@ -9,10 +9,8 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from copy import copy
-from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from ..files import write_atomically
 from ..jsontext import (
     Wrong,
     any_object,
@@ -23,7 +21,8 @@ from ..jsontext import (
     read,
     shown,
 )
-from ..reading import naming, utf8
+from ..reading import naming, utf8, whole
+from ..replacing import write_atomically
 from .run import FORMAT, OUTCOMES, VERSION, Interval
 
 __all__ = ["ORIGINS", "VERDICTS", "Budget", "Mapping", "Process", "RunFile", "Session", "Test",
@@ -130,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> RunFile:
 
     What an older version does not have is filled in; what nobody knows is kept.
     """
-    data = Path(path).read_bytes()
+    data = whole(path, opened=True)
     with naming(path):
         return loads(utf8(data))
 

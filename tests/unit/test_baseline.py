@@ -268,6 +268,48 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["baseline.json"]
 
 
+def test_links_stay(tmp_path):
+    """What a link leads to is written, or made; of one that leads to itself nothing is."""
+    (tmp_path / "committed").mkdir()
+    link, target = tmp_path / "link.json", tmp_path / "committed" / "base.json"
+    link.symlink_to("committed/base.json")
+    for written in (of(("rss", 1, 0)), good()):
+        written.save(link)
+        assert (os.readlink(link), Baseline.load(target)) == ("committed/base.json", written)
+    assert os.listdir(target.parent) == ["base.json"]
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        good().save(loop)
+    assert os.readlink(loop) == "loop"
+
+
+def test_modes_stay(tmp_path):
+    """Of a file that is there; one that is read-only is its owner's, whoever may replace it."""
+    path = tmp_path / "baseline.json"
+    good().save(path)
+    for mode in (0o664, 0o600):
+        path.chmod(mode)
+        of(("rss", mode, 0)).save(path)
+        assert path.stat().st_mode & 0o777 == mode
+    path.chmod(0o444)
+    text = path.read_text()
+    with pytest.raises(PermissionError) as caught:
+        good().save(path)
+    assert (caught.value.filename, path.read_text()) == (str(path), text)
+
+
+def test_special_files_are_refused(tmp_path):
+    """A FIFO without a writer would be waited for, and a device may never end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, "/dev/zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            Baseline.load(path, missing_ok=True)
+        with pytest.raises(OSError, match="not a regular file"):
+            good().save(path)
+
+
 def test_missing_file(tmp_path):
     """The caller says whether that is an empty one."""
     path = tmp_path / "none.json"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,21 @@ def test_what_may_have_come(capsys: Capture, tmp_path: Path) -> None:
     code, out, err = diff(capsys, *paths)
     assert (code, out.splitlines()[1].split()) == (1, ["[heap]", "0", "0..4", "KiB", "0..4", "KiB"])
     assert "nothing is known to differ" in err
+
+
+def test_what_is_open_already(maps: tuple[Path, Path], tmp_path: Path) -> None:
+    """Pipes of a shell are read; a FIFO that nobody writes to is not waited for."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for script, code, says in (
+        ('pmaps diff <(cat "$0") <(cat "$0")', 0, ""),
+        ('cat "$0" | pmaps diff /dev/stdin "$0"', 0, ""),
+        ('pmaps diff "$0" "$1"', 2, f"pmaps: {fifo}: not a regular file\n"),
+    ):
+        env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        command = ["bash", "-c", script, maps[0], fifo]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (code, "", says)
 
 
 def test_trouble(capsys: Capture, maps: tuple[Path, Path], tmp_path: Path) -> None:

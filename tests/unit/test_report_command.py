@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -246,6 +247,16 @@ def test_benchmark(capsys: Capture, tmp_path: Path) -> None:
 
 
 # ---- mistakes
+
+
+def test_special_files(capsys: Capture, tmp_path: Path) -> None:
+    """A FIFO that nobody writes to is not waited for, here and by the others."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    other = write(tmp_path / "run.json", test())
+    for command in (["report", fifo], ["compare", other, fifo], ["merge", other, other, fifo]):
+        assert main([str(word) for word in command]) == 2
+        assert capsys.readouterr().err == f"pmaps: {fifo}: not a regular file\n"
 
 
 @pytest.mark.parametrize(
