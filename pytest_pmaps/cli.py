@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .commands import compare, diff, doctor, merge, record, report, show
 from .errors import PmapsError
@@ -55,8 +56,15 @@ def _one_line(exc: BaseException) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # Of --tolerance -5% it says that there is none.
+        hint = ", one that is not below 0 and does not begin with -"
+        super().error(f"{message}{hint if message.endswith('expected one argument') else ''}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pmaps")
+    parser = _Parser(prog="pmaps")
     parser.description = "Show a process's memory, page range by page range."
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

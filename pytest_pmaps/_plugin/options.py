@@ -15,7 +15,7 @@ __all__ = ["UNDETERMINED", "Settings", "declare", "read", "what_is_wrong"]
 
 #: What becomes of a test whose question is undetermined.
 UNDETERMINED = ("error", "skip")
-#: What becomes of a budget for which no baseline is recorded; auto: fail where CI is set.
+#: What becomes of a budget for which no baseline is recorded; auto: fail on CI.
 MISSING = ("auto", "fail", "record", "pass")
 
 
@@ -65,7 +65,8 @@ def declare(parser: pytest.Parser) -> None:
         metavar="BUDGET",
         action="append",
         default=None,
-        help="hold each test against it: 'anonymous growth <= 2 MiB'; may be given several times",
+        help="hold each test against it: 'anonymous growth <= 2 MiB'; may be given several times; "
+        "one that begins with @ only as --pmaps-budget=@...",
     )
     group.addoption(
         "--pmaps-baseline",
@@ -86,8 +87,8 @@ def declare(parser: pytest.Parser) -> None:
         dest="pmaps_missing",
         choices=MISSING,
         default=None,
-        help="what becomes of a budget without a baseline (default: auto: fail where CI is set, "
-        "else record it)",
+        help="what becomes of a budget without a baseline (default: auto: fail on CI, which is "
+        "where CI or BUILD_NUMBER is set and not empty, else record it)",
     )
     parser.addini("pmaps_report", "as --pmaps-report", type="bool", default=None)
     parser.addini(
@@ -146,7 +147,8 @@ def _choice(asked: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
 def _missing(chosen: str) -> str:
     if chosen != "auto":
         return chosen
-    return "fail" if os.environ.get("CI", "").lower() not in ("", "0", "false") else "record"
+    # pytest's own rule of what CI is.
+    return "fail" if any(map(os.environ.get, ("CI", "BUILD_NUMBER"))) else "record"
 
 
 def _budgets(

@@ -23,8 +23,15 @@ def commands(run: RunFile, folder: str = "") -> Iterator[str]:
         for found in trouble(test):
             failed = test["outcome"] in ("failed", "error")
             level = "error" if failed else _LEVELS[found.kind]
-            title = f"{_TITLES[found.kind]}: {test['nodeid'].rpartition('::')[2]}"
+            title = f"{_TITLES[found.kind]}: {_name(test['nodeid'])}"
             yield _command(level, {**_place(test, folder), "title": title}, found.text)
+
+
+def _name(nodeid: str) -> str:
+    """The function and its parameters, which may hold anything."""
+    file, _, names = nodeid.partition("::")
+    function, bracket, parameters = (names or file).partition("[")
+    return function.rpartition("::")[2] + bracket + parameters
 
 
 def _place(test: Test, folder: str) -> dict[str, str]:

@@ -99,7 +99,11 @@ def seen(test: Test) -> list[Process]:
 
 
 def trouble(test: Test) -> Iterator[Trouble]:
-    """A test's failures, and its budgets where none of these speaks of them."""
+    """A test's failures, and its budgets where none of these speaks of them; nothing of one that
+    was expected to fail.
+    """
+    if test["outcome"] == "xfailed":
+        return
     failures = [(kind, text) for _, kind, text in test["failures"] if kind]
     if test["outcome"] in ("failed", "error", "rerun"):
         yield from (Trouble(test, kind, text) for kind, text in failures)

@@ -33,7 +33,8 @@ def run(pytester: pytest.Pytester, libfoo: Path, monkeypatch: pytest.MonkeyPatch
     """Run pytest, in a process of its own, on ``test_it.py`` with this text."""
     monkeypatch.setenv("LIBFOO", str(libfoo))
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("CI", raising=False)  # it makes pytest show summary lines in full
+    for name in ("CI", "BUILD_NUMBER"):  # they make pytest show summary lines in full
+        monkeypatch.delenv(name, raising=False)
 
     def run(text: str, *args: object) -> pytest.RunResult:
         pytester.makepyfile(test_it=PREAMBLE + text)

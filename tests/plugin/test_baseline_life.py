@@ -47,7 +47,8 @@ Life = Callable[..., pytest.RunResult]
 def life(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Life:
     """Run the tests with a baseline: ``life(*options, one=bytes, two=bytes)``."""
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("CI", raising=False)
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(test_it=PREAMBLE.replace("foo = ", "#") + TESTS)
 
     def run(*options: object, one: int = MIB, two: int = 2 * MIB) -> pytest.RunResult:
@@ -126,6 +127,9 @@ def test_a_life(life: Life, file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("environ", "options", "outcomes", "written"),
     [
         ({"CI": "true"}, [], {"passed": 1, "failed": 2}, False),
+        ({"CI": "0"}, [], {"passed": 1, "failed": 2}, False),
+        ({"BUILD_NUMBER": "7"}, [], {"passed": 1, "failed": 2}, False),
+        ({"CI": "", "BUILD_NUMBER": ""}, [], {"passed": 3}, True),
         ({"CI": "true"}, ["--pmaps-missing=record"], {"passed": 3}, True),
         ({"CI": "true"}, ["--pmaps-update"], {"passed": 3}, True),
         ({}, [], {"passed": 3}, True),
@@ -137,7 +141,7 @@ def test_nothing_recorded_yet(
     life: Life, file: Path, monkeypatch: pytest.MonkeyPatch,
     environ: dict[str, str], options: list[str], outcomes: dict[str, int], written: bool,
 ) -> None:  # fmt: skip
-    """Fails where CI is set, else is recorded; or as it is said."""
+    """Fails where pytest knows that this is CI, else is recorded; or as it is said."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     result = life(*options)

@@ -216,7 +216,7 @@ def test_markdown(compared: Runs) -> None:
     [
         ("5", None),
         ("5 kB", "kB may be 1000s or 1024s"),
-        ("", "a number"),
+        ("", "an amount"),
         ("five", "an amount"),
         ("5% + 5%", "one percentage is enough"),
         ("-1%", "not below 0"),
@@ -234,6 +234,15 @@ def test_tolerances_that_do_not_read(
     error = capsys.readouterr().err
     assert (ended.value.code, error.count("--tolerance: ")) == (2, 1)
     assert repr(text) in error
+    assert says in error
+
+
+def test_tolerance_below_0(compared: Runs, capsys: Capture) -> None:
+    """Argparse takes it for an option; what is said is the reason all the same."""
+    with pytest.raises(SystemExit):
+        compared([test()], [test()], "--tolerance", "-5%")
+    said = "argument --tolerance: expected one argument, one that is not below 0"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,31 @@ def test_annotations_escape(capsys: Capture, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("nodeid", "title"),
+    [
+        ("t.py::test_odd[::error::x%0A]", "test_odd[%3A%3Aerror%3A%3Ax%250A]"),
+        ("a[1]/t.py::TestIt::test_it[x[y]]", "test_it[x[y]]"),
+        ("a/t.py::TestIt::test_it", "test_it"),
+        ("a/t.txt", "a/t.txt"),
+    ],
+)
+def test_annotations_title(capsys: Capture, tmp_path: Path, nodeid: str, title: str) -> None:
+    """The test's name, whatever its parameters hold."""
+    path = write(tmp_path / "run.json", failed("dirty", nodeid=nodeid))
+    (line,) = shown(capsys, path, "--annotations").splitlines()
+    assert line.endswith(f",title=Memory footprint%3A {title}::dirty")
+
+
+def test_expected_failures(capsys: Capture, tmp_path: Path) -> None:
+    """Of a test that did not fail, no failure is told."""
+    expected = test(outcome="xfailed", budgets=[budget(verdict="exceeded", value=[MIB, MIB])])
+    path = write(tmp_path / "run.json", expected)
+    assert shown(capsys, path, "--annotations") == ""
+    for form in ([], ["--markdown"]):
+        assert "Failed for their footprint" not in shown(capsys, path, *form)
+
+
 def test_annotations_of_version_1(capsys: Capture, tmp_path: Path) -> None:
     """Which had no places but the node id's."""
     old = failed("dirty", nodeid="tests/t.py::test_a")
