@@ -19,6 +19,7 @@ from .cached import cached_property
 from .errors import AccessDenied, Cancelled, FormatError, PmapsError, ProcessGone, Unsupported
 from .model import COUNTERS, MAPCOUNT, Depth, Fact, Kind, PageRange, Source
 from .plain import PlainMapping, PlainObject, PlainRange, PlainSnapshot
+from .procfs import getpid
 
 try:
     from ._engine import ffi, lib
@@ -197,7 +198,7 @@ _RECORDED = -1
 def _who(pid: int) -> str:
     if pid == _RECORDED:
         return "the recorded process"
-    return "this process" if pid in (0, os.getpid()) else f"process {pid}"
+    return "this process" if pid in (0, getpid()) else f"process {pid}"
 
 
 _GONE = {
@@ -261,7 +262,7 @@ def _check_proc(pid: int) -> None:
         if exc.filename != "/proc/self":
             raise  # out of a signal handler
         raise Unsupported(f"/proc cannot be read here: {exc.strerror}") from None
-    if pid and ours != str(os.getpid()):
+    if pid and ours != str(getpid()):
         raise Unsupported(
             f"this /proc is another pid namespace's: pid {pid} names another process there; "
             "mount a /proc of this namespace (unshare --mount-proc)"

@@ -388,6 +388,8 @@ class _Reader:
     def stray(self, reason: str) -> NoReturn:
         """Say what is expected, or what the word that stands there was meant to be."""
         given = self.peek()
+        if self.text.startswith("#", self.skip()):
+            self.fail("nothing may follow here: a comment has a line of its own")
         near = _near(given, _WORDS)
         if near == given:
             reason = _WORDS.get(given, reason)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ._native import Columns, MappingInfo, Request
 from .errors import ProcessGone
 from .model import Depth
+from .procfs import getpid
 from .select import Entry, Selector, resolve
 from .snapshots import Snapshot
 from .stopping import capture_stopped
@@ -142,7 +143,7 @@ def _go_on(done: int, total: int) -> None:
 def listener(pid: int) -> Progress | None:
     """Lets Ctrl-C interrupt a capture.  Not of ourselves: the call would show in it."""
     main = threading.current_thread() is threading.main_thread()
-    return _go_on if pid not in (0, os.getpid()) and main else None
+    return _go_on if pid not in (0, getpid()) and main else None
 
 
 def _whole_pages(window: tuple[int, int]) -> tuple[int, int]:

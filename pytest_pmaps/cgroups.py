@@ -13,6 +13,7 @@ from typing import Self
 from .capture import pid_of
 from .counts import Count
 from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
+from .procfs import getpid
 
 __all__ = ["Cgroup", "CgroupPeak", "cgroup"]
 
@@ -130,7 +131,7 @@ def cgroup(target: object = None) -> Cgroup:
     __tracebackhide__ = True
     if os.uname().sysname != "Linux":
         raise Unsupported(f"cgroups are Linux's, and this is {os.uname().sysname}")
-    pid = pid_of(target) or os.getpid()
+    pid = pid_of(target) or getpid()
     path = _folder(_lines(f"/proc/{pid}/cgroup", pid), _lines("/proc/self/mountinfo", pid))
     return _read(path)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import functools
 import operator
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from ._native import Columns, Window, buffer_span
 from .counts import format_bytes, parse_amount
 from .errors import FormatError, PmapsError
-from .procfs import START, stat_of
+from .procfs import START, getpid, stat_of
 
 __all__ = [
     "Edge",
@@ -294,7 +293,7 @@ def _check_same_memory(extent: Extent, columns: Columns) -> None:
 
 
 def _is_this_process(columns: Columns) -> bool:
-    if columns.pid != os.getpid():
+    if columns.pid != getpid():
         return False
     fields = stat_of("self")
     return fields is not None and columns.start_time == int(fields[START])

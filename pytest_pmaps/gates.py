@@ -7,14 +7,14 @@ memory given back, or in fresh runs.  A block is never run again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import sleep  # bound here: tests replace time.sleep
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
 
 from .budget import Budget, parse_budget
 from .capture import snapshot
-from .errors import BudgetExceeded, NoSuchMapping, PmapsError, undetermined
+from .errors import BudgetExceeded, NoSuchMapping, PmapsError, ProcessGone, undetermined
 from .judging import Judgement, State, failed, judge
 from .moments import Run
 from .peaks import Peak, peak
@@ -118,6 +118,8 @@ class Window:
 
     def end(self) -> list[Judgement]:
         """It is over: judgements in the order of the budgets."""
+        # Whoever looked at the start meanwhile left objects that are none of the block's.
+        self._forget({})
         for name, window in self._peaks.items():
             try:
                 window.__exit__(None, None, None)
@@ -133,7 +135,7 @@ class Window:
             open_ones = [j for j in found if _may_change(j)]
             if not open_ones:
                 break
-            time.sleep(pause)
+            sleep(pause)
             self._look_again(open_ones)
         return found
 
@@ -167,9 +169,11 @@ class Window:
     def _judge(self, budget: Budget, states: dict[str, State]) -> Judgement:
         name = budget.target
         if name not in states:
-            if budget.optional and not budget.selector and name not in self._errors:
-                return Judgement(budget, "absent", note=str(_unknown(name)))
-            return failed(budget, self._errors.get(name) or _unknown(name))
+            error = self._errors.get(name) or _unknown(name)
+            gone = isinstance(error, ProcessGone | NoSuchMapping)
+            if gone and budget.optional and not budget.selector:
+                return Judgement(budget, "absent", note=str(error))
+            return failed(budget, error)
         recorded, spread = self._recorded(budget) or (None, None)
         return judge(budget, states[name], self._starts.get(name), recorded, spread)
 
@@ -225,7 +229,7 @@ def _may_change(judgement: Judgement) -> bool:
 
 # ---- conclusions
 
-_WORST_FIRST = ("exceeded", "error", "undetermined", "missing")
+_WORST_FIRST = ("exceeded", "error", "missing", "undetermined")
 
 
 def conclude(judgements: Sequence[Judgement]) -> BaseException | None:

@@ -18,7 +18,7 @@ from .errors import AccessDenied, NoSuchMapping, PmapsError, ProcessGone
 from .kinship import Kin
 from .metrics import Counted
 from .model import Fact, Source, Verdict
-from .procfs import has_ended, stat_of
+from .procfs import getpid, has_ended, stat_of
 from .select import Selector
 from .snapshots import Selection, Snapshot
 
@@ -63,7 +63,7 @@ class _Process:
         """See whether it ran since, and if so which of its pages stayed where they were."""
         now = cpu_time(self.pid)
         self.ran_at_all = now is None or now != at_first
-        self.ran = self.pid != os.getpid() and (now is None or now != self.cpu)
+        self.ran = self.pid != getpid() and (now is None or now != self.cpu)
         columns = self.snapshot.columns
         if not self.ran or Source.KPAGEFLAGS not in columns.sources:
             return
@@ -407,7 +407,7 @@ class Capturing:
             cpu.update((pid, cpu_time(pid)) for pid in found)
             kin.add(found)
             # Ourselves last: others hold still while they are captured, we cannot.
-            found = sorted(found, key=lambda pid: pid == os.getpid())
+            found = sorted(found, key=lambda pid: pid == getpid())
             taken.update((pid, process) for pid in found if (process := self._capture(pid)))
             order += found
             found = more({pid: process.snapshot for pid, process in taken.items()})
@@ -427,7 +427,7 @@ class Capturing:
         pids = []
         for target in targets:
             try:
-                pids.append(pid_of(target) or os.getpid())
+                pids.append(pid_of(target) or getpid())
             except ProcessGone as exc:  # not started, or waited for: it has no memory
                 self._note(Missing(0, exc, over=True))
         return list(dict.fromkeys(pids))
@@ -436,7 +436,7 @@ class Capturing:
         __tracebackhide__ = True
         place, cpu = self._place(pid), cpu_time(pid)
         try:
-            columns = Columns.capture(Request(0 if pid == os.getpid() else pid))
+            columns = Columns.capture(Request(0 if pid == getpid() else pid))
         except (ProcessGone, AccessDenied) as exc:
             over = _is_over(pid)
             self._note(Missing(pid, exc if over or stat_of(pid) else _hidden(pid), over))

@@ -14,6 +14,7 @@ from typing import NoReturn
 from .capture import pid_of
 from .counts import Count
 from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
+from .procfs import getpid
 
 __all__ = ["Held", "held"]
 
@@ -42,7 +43,7 @@ class _Proc:
 
     def __init__(self, pid: int) -> None:
         __tracebackhide__ = True
-        self.who = "this process" if pid == os.getpid() else f"process {pid}"
+        self.who = "this process" if pid == getpid() else f"process {pid}"
         self.fd = self.fds = -1
         try:
             self.fd = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -109,7 +110,7 @@ def held(target: object = None) -> tuple[Held, ...]:
     __tracebackhide__ = True
     if os.uname().sysname != "Linux":
         raise Unsupported(f"pytest-pmaps reads Linux's /proc, and this is {os.uname().sysname}")
-    with closing(_Proc(pid_of(target) or os.getpid())) as proc:
+    with closing(_Proc(pid_of(target) or getpid())) as proc:
         kinds = _file_systems(proc.lines("mountinfo"))
         found: dict[tuple[int, int], tuple[str, list[int], os.stat_result]] = {}
         for fd, name, about in proc.descriptors():

@@ -15,7 +15,7 @@ from .metrics import Counted
 from .snapshots import Snapshot
 from .trees import Tree
 
-__all__ = ["Judgement", "Outcome", "State", "Value", "failed", "judge"]
+__all__ = ["Judgement", "Outcome", "State", "Value", "failed", "floor", "judge"]
 
 #: ``absent``: an optional selector matches nothing.  ``missing``: nothing is recorded to compare
 #: with.  ``error``: it could not be measured at all, and the message says why.
@@ -148,11 +148,16 @@ def judge(
     if budget.limit.baseline and recorded is None:
         found.outcome = "missing" if value.hi is not None else "undetermined"
         return found
-    found.limit = budget.limit.at(value.page_size, recorded or 0)
+    found.limit = budget.limit.at(value.page_size, floor(budget, recorded or 0))
     if value.hi is None or value.hi > found.limit:
         above = value.lo is not None and value.lo > found.limit
         found.outcome = "exceeded" if above else "undetermined"
     return found
+
+
+def floor(budget: Budget, recorded: int) -> int:
+    """What a baseline stands for: a test that once gave memory back need not do so again."""
+    return max(0, recorded) if budget.growth else recorded
 
 
 def failed(budget: Budget, error: PmapsError) -> Judgement:

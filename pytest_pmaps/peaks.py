@@ -19,7 +19,7 @@ from .capture import pid_of
 from .counts import Count, format_bytes
 from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
 from .hwm import Slack, slack
-from .procfs import START, behind_comm
+from .procfs import START, behind_comm, getpid
 
 __all__ = ["Peak", "peak", "peak_of"]
 
@@ -41,8 +41,8 @@ class _Process:
         __tracebackhide__ = True
         if os.uname().sysname != "Linux":
             raise Unsupported(f"pytest-pmaps reads Linux's /proc, and this is {os.uname().sysname}")
-        self.pid = pid_of(target) or os.getpid()
-        self.who = "this process" if self.pid == os.getpid() else f"process {self.pid}"
+        self.pid = pid_of(target) or getpid()
+        self.who = "this process" if self.pid == getpid() else f"process {self.pid}"
         self._fds: list[int] = []
         try:
             self._status = self._open("status")
@@ -149,7 +149,7 @@ class Peak:
 
     def __init__(self, target: object) -> None:
         self._target = target
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._process: _Process | None = None
         self._start: _Moment
         self._end: _Moment | None = None
@@ -206,7 +206,7 @@ class Peak:
         if process is None:
             return
         try:
-            if kind is None and os.getpid() == self._owner:
+            if kind is None and getpid() == self._owner:
                 with _lock:
                     end = process.look()
                     self._add(end)
@@ -271,7 +271,7 @@ class Peak:
         __tracebackhide__ = True
         if self._end is not None:
             return self._end
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             raise ValueError("this window is of the process that forked this one")
         raise ValueError("ask when the with block has ended: the window was not closed, or failed")
 

@@ -6,6 +6,7 @@ What is measured is read by the engine; these only say whom it is measured of.
 from __future__ import annotations
 
 import os
+from os import getpid  # as it is: tests of servers replace os.getpid
 from pathlib import Path
 
 __all__ = [
@@ -14,11 +15,15 @@ __all__ = [
     "STATE",
     "behind_comm",
     "chosen",
+    "getpid",
     "has_ended",
     "read_line",
     "read_text",
     "stat_of",
 ]
+
+# Bound here: tests replace the built-in one.
+_open = open
 
 #: Where fields of /proc/PID/stat stand behind comm, of which the first is the third of the file.
 STATE, PARENT, START = 3 - 3, 4 - 3, 22 - 3
@@ -27,7 +32,7 @@ STATE, PARENT, START = 3 - 3, 4 - 3, 22 - 3
 def read_text(path: str | Path) -> str:
     """A file; ``""`` where it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with _open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""
@@ -54,7 +59,7 @@ def stat_of(pid: int | str) -> list[str] | None:
     Raises OSError where that cannot be told (too many open files).
     """
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
+        with _open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
             return behind_comm(file.read()) or None
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -6,7 +6,6 @@ different moments.  So a tree is captured again and again, and what came between
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from types import TracebackType
@@ -15,6 +14,7 @@ from typing import Literal, Self
 from .capture import pid_of
 from .counts import Count
 from .errors import PmapsError, ProcessGone
+from .procfs import getpid
 from .trees import Tree, tree
 
 __all__ = ["TreePeak", "tree_peak"]
@@ -29,10 +29,10 @@ class TreePeak:
         __tracebackhide__ = True
         if not every > 0:
             raise ValueError(f"every={every}: seconds, more than 0")
-        self._root = pid_of(target) or os.getpid()
+        self._root = pid_of(target) or getpid()
         self._every = every
         self._missing: Literal["raise", "skip"] = missing
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
@@ -61,7 +61,7 @@ class TreePeak:
         traceback: TracebackType | None,
     ) -> None:
         __tracebackhide__ = True
-        if self._thread is None or os.getpid() != self._owner:
+        if self._thread is None or getpid() != self._owner:
             return
         self._done.set()
         self._thread.join()
@@ -147,7 +147,7 @@ class TreePeak:
 
     def _need_end(self) -> None:
         __tracebackhide__ = True
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             raise ValueError("this window is of the process that forked this one")
         if not self._ended:
             raise ValueError("ask when the with block has ended")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
+from gc import collect  # bound here: tests replace gc.collect
 
 from ._native import purge
 
@@ -33,6 +33,6 @@ def settle(hook: Hook | None = None) -> tuple[str, ...]:
     if hook is not None:
         hook()
     for _ in range(_MOST_COLLECTIONS):
-        if not gc.collect():
+        if not collect():
             break
     return ("gc", *purge())

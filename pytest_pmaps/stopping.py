@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ._native import Columns, NotStopped, Request, tracer_path
 from .errors import AccessDenied, PmapsError, Unsupported
-from .procfs import behind_comm, read_line, read_text
+from .procfs import behind_comm, getpid, read_line, read_text
 
 __all__ = [
     "Program",
@@ -69,7 +69,7 @@ def tracer(pid: int) -> Iterator[tuple[int, int]]:
     At the end, whatever happened, the target runs and the tracer has ended.
     """
     __tracebackhide__ = True
-    if pid in (0, os.getpid()):
+    if pid in (0, getpid()):
         raise PmapsError(_OURSELVES)
     program = Program("tracer", socket.SOCK_STREAM)
     try:
@@ -92,7 +92,7 @@ class Program:
         self._ours: socket.socket | None = None
         self._pids: list[int] = []
         self._closing = threading.Lock()
-        self._forgotten = weakref.finalize(self, _abandon, self._pids, os.getpid())
+        self._forgotten = weakref.finalize(self, _abandon, self._pids, getpid())
 
     @property
     def pid(self) -> int:
@@ -137,7 +137,7 @@ def _abandon(pids: list[int], owner: int) -> None:
     """What an interruption kept from being closed.  A process that was forked meanwhile has it,
     too, and it is none of its children.
     """
-    if pids and os.getpid() == owner:
+    if pids and getpid() == owner:
         _kill(pids.pop())
 
 

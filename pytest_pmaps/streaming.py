@@ -11,6 +11,7 @@ from .capture import DepthName, depth_of, pid_of
 from .counts import Count
 from .errors import Cancelled, ProcessGone
 from .model import METRICS, Depth
+from .procfs import getpid
 from .snapshots import Snapshot
 
 __all__ = ["PIECE", "Stream", "StreamProgress", "stream"]
@@ -148,7 +149,7 @@ class Stream:
     @property
     def _listens(self) -> bool:
         """Of ourselves only if somebody wants to know: the call shows in the capture."""
-        return self._progress is not None or self._request.pid not in (0, os.getpid())
+        return self._progress is not None or self._request.pid not in (0, getpid())
 
     def _tick(self, done: int, total: int) -> bool:
         if self._progress is not None and self._progress(self.pages + done, self.pages + total):
@@ -170,7 +171,7 @@ class _Program:
     """One program of one process: what was opened of it ends when it exits or execs."""
 
     def __init__(self, pid: int) -> None:
-        self._name = "this process" if pid in (0, os.getpid()) else f"process {pid}"
+        self._name = "this process" if pid in (0, getpid()) else f"process {pid}"
         path = f"/proc/{pid or 'self'}/maps"
         try:
             self._maps = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

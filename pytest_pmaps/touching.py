@@ -25,6 +25,7 @@ from .errors import AccessDenied, PmapsError, ProcessGone, Unsupported
 from .extents import Edges, Extent, extent_of
 from .metrics import Counted
 from .model import Depth, Source
+from .procfs import getpid
 from .select import Selector
 from .snapshots import Pages, Selection, Snapshot
 
@@ -291,7 +292,7 @@ class Touched:
         self._target = target
         self._only = only
         self._clear_soft_dirty = clear_soft_dirty
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._process: _Process | None = None
         self._told: _Told
         self._begin: Columns
@@ -399,7 +400,7 @@ class Touched:
 
     def _finish(self, process: _Process, code: int) -> None:
         __tracebackhide__ = True
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             return
         try:
             end = self._ending.finish(code)
@@ -480,7 +481,7 @@ class Touched:
         __tracebackhide__ = True
         if self._snapshot is not None:
             return self._told, self._snapshot
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             raise ValueError("this window is of the process that forked this one")
         raise ValueError("ask when the with block has ended: the window was not closed, or failed")
 
@@ -531,8 +532,8 @@ class _Process:
     def __init__(self, target: object) -> None:
         __tracebackhide__ = True
         pid = pid_of(target)
-        self.ours = pid in (0, os.getpid())
-        self.pid = os.getpid() if self.ours else pid
+        self.ours = pid in (0, getpid())
+        self.pid = getpid() if self.ours else pid
         listed = Columns.capture(Request(self.pid, Depth.MAPPINGS, counters=False))
         self.key = (self.pid, listed.start_time)
         folder = "/proc/self" if self.ours else f"/proc/{pid}"

@@ -18,7 +18,7 @@ from .counts import Count
 from .delta import Delta
 from .groups import NO_KCMP, Capturing, Group, Members, is_skip
 from .kinship import one_memory
-from .procfs import PARENT, START, has_ended, read_text, stat_of
+from .procfs import PARENT, START, getpid, has_ended, read_text, stat_of
 from .snapshots import Selection, Snapshot
 
 __all__ = ["Share", "Tree", "TreeChange", "tree"]
@@ -207,7 +207,7 @@ def tree(target: object = None, *, missing: Literal["raise", "skip"] = "raise") 
     """
     __tracebackhide__ = True
     skip = is_skip(missing)
-    root = pid_of(target) or os.getpid()
+    root = pid_of(target) or getpid()
     capturing = Capturing(lambda lost: lost.pid != root and (lost.over or skip))
     family = _Family(root, capturing.expected)
     members = capturing.members([root], family.find)

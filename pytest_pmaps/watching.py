@@ -29,7 +29,7 @@ from .following import Event, Follower
 from .launching import ADDR_NO_RANDOMIZE, privilege_lost
 from .model import Depth
 from .moments import TRACED, Child, Moment, Moments, Peak, returncode_of
-from .procfs import PARENT, START, read_line, read_text, stat_of
+from .procfs import PARENT, START, getpid, read_line, read_text, stat_of
 from .snapshots import Snapshot
 from .stopping import may_trace_all
 
@@ -93,7 +93,7 @@ class Listener:
         self.path = os.path.join(self._folder, _NAME)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._made: list[str] = []
-        self._forgotten = weakref.finalize(self, _remove, self._made, os.getpid())
+        self._forgotten = weakref.finalize(self, _remove, self._made, getpid())
 
     def open(self) -> None:
         """Somebody may ask."""
@@ -112,13 +112,13 @@ class Listener:
     def close(self) -> None:
         """Nobody is heard any more."""
         self.socket.close()
-        _remove(self._made, os.getpid())
+        _remove(self._made, getpid())
         self._forgotten.detach()
 
 
 def _remove(folders: list[str], owner: int) -> None:
     """Not by a process that was forked meanwhile."""
-    for folder in folders if os.getpid() == owner else ():
+    for folder in folders if getpid() == owner else ():
         try:
             _remove_one(folder)
         except BaseException:  # interrupted: there may be no other time
@@ -174,7 +174,7 @@ class Watch:
 
     def begin(self, pid: int, personality: int | None) -> None:
         """Watch a process that is about to become the program."""
-        self.root = Process(pid, os.getpid())
+        self.root = Process(pid, getpid())
         self._alive[pid] = self.root
         self._start_time = _start_time_of(pid)
         self.aslr = _aslr(personality)
@@ -415,7 +415,7 @@ class Watch:
 
     @staticmethod
     def _has_anothers_memory(process: Process) -> bool:
-        if process.executed or process.ppid in (0, os.getpid()):
+        if process.executed or process.ppid in (0, getpid()):
             return False
         return same_mm(process.pid, process.ppid) is True
 
@@ -490,7 +490,7 @@ class Watch:
         for _ in range(1000):
             if pid in self._alive and (pid != self.root.pid or self._is_root_alive()):
                 return True
-            if pid <= 1 or pid == os.getpid():
+            if pid <= 1 or pid == getpid():
                 return False
             fields = stat_of(pid)
             if fields is None:

@@ -18,6 +18,7 @@ from .counts import Count
 from .errors import AccessDenied, NoSuchMapping, PmapsError, Unsupported
 from .extents import Edges, Extent, extent_of, whole_pages
 from .metrics import Counted
+from .procfs import getpid
 from .select import Selector
 from .snapshots import Mapping, Pages, Selection, Snapshot
 
@@ -212,7 +213,7 @@ class Written:
         self._extents: tuple[tuple[int, int], ...] = ()
         #: What it is called, where only a part of a file is watched.
         self._part = ""
-        self._pid = os.getpid()
+        self._pid = getpid()
 
     def __enter__(self) -> Self:
         __tracebackhide__ = True
@@ -380,7 +381,7 @@ class Written:
         __tracebackhide__ = True
         if self._watch is not None and self._snapshot is not None:
             return self._watch, self._snapshot
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise ValueError("this window is of the process that forked this one")
         raise ValueError("ask when the with block has ended: the window was not closed, or failed")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from ..procfs import getpid
 
 if TYPE_CHECKING:
     from ..report.run import Run
@@ -52,7 +53,7 @@ class Controller:
         """Whether a test forked, and this is the child, which came out of the test: the session is
         not its own, and so the report is not.
         """
-        return os.getpid() != self._reports.owner
+        return getpid() != self._reports.owner
 
     # ---- pytest-xdist
 

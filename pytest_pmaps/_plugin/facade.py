@@ -82,6 +82,7 @@ class Pmaps:
     def target(self, name: str, process: T) -> T:
         """Let budgets call a process by a name: ``"@server: unique_rss <= 300 MiB"``.
 
+        As long as the test or the fixture lives that does so.
         Growth of it is against what it holds now, or when the test begins.  Gives the process.
         Raises ValueError for what is no name, TypeError and ProcessGone as ``snapshot()`` does.
         """

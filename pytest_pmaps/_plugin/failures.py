@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ from ..capture import snapshot
 from ..errors import FootprintError, PmapsError, Undetermined
 from ..files import dumps, save
 from ..metrics import Counted
+from ..procfs import getpid
 from ..replacing import write_atomically
 from ..report import failure
 from ..report.failure import Change, Dump, Story, View, plain
@@ -150,7 +150,7 @@ class _Teller:
     # ---- what to dump
 
     def _targets(self) -> Iterator[_Target]:
-        if self.session.settings.report and not any(p.pid == os.getpid() for p in self.pairs):
+        if self.session.settings.report and not any(p.pid == getpid() for p in self.pairs):
             yield _Target("this process", None)
         for process, pair in self.pairs.items():
             yield _Target(_who(pair.last), process.pid, process)

@@ -38,6 +38,9 @@ class Session:
         self.explained: list[str] = []
         #: Processes by the names that budgets call them.
         self.targets: dict[str, object] = {}
+        self._owners: dict[str, object] = {}
+        #: Between a test's first and last capture for its budgets, when nothing is looked at.
+        self.measuring = False
         self._wide = wide
         self._item: pytest.Item | None = None
         self._joined = contextlib.ExitStack()
@@ -59,11 +62,19 @@ class Session:
         record.add(snapshot)
 
     def name(self, name: str, target: object) -> None:
-        """Let budgets call a process by a name."""
+        """Let budgets call a process by a name, as long as the test or the fixture lives that
+        gave it.
+        """
         self.targets[name] = target
+        self._owners[name] = self._wide[-1] if self._wide else self._item
         gate = self.config.pluginmanager.get_plugin("pmaps-gate")
         if gate is not None:
             gate.arrived(name)
+
+    def forget_targets(self, owner: object) -> None:
+        """Whoever named them is over, and their pids may be others' soon."""
+        for name in [name for name, asker in self._owners.items() if asker is owner]:
+            del self._owners[name], self.targets[name]
 
     @functools.cached_property
     def baseline(self) -> Baseline:
@@ -144,13 +155,14 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Outermost: whether a test failed is known when everybody has had their say (xfail)."""
         captured = records.taken_for(item)
-        if captured:
+        if captured and not self.measuring:  # as in subtests, which report amid the test
             details.measure(item)
         report = yield
         if report.failed and (captured or self.settings.report):
             self._tell(item, call, report)
         if call.when == "teardown":
             records.end(item)
+            self.forget_targets(item)
         return report
 
     def _tell(

@@ -7,13 +7,13 @@ have this package installed and do not use it: plain calls, and as few as will d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ..procfs import getpid
 from . import marks
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Standby:
         self.settings = settings
         self.wide: list[Asker] = []
         #: Tests may fork: the session is this process's.
-        self._owner = os.getpid()
+        self._owner = getpid()
         self._stands_by = False
         self._reports: Reports | None = None
         self._session: Session | None = None
@@ -149,7 +149,9 @@ class Standby:
             fixturedef.addfinalizer(partial(self.wide.append, asker))
 
     def _leave(self) -> None:
-        self.wide.pop()
+        asker = self.wide.pop()
+        if self._session is not None:
+            self._session.forget_targets(asker)
 
 
 #: The standby of a config.

@@ -295,3 +295,38 @@ def test_killed_at_any_time(
         assert set(values(file)) == {"test_one", "test_two"}
         assert len(file.read_text().splitlines()) == len(old.splitlines())
     assert [path.name for path in pytester.path.glob("*base.json*")] == ["base.json"]
+
+
+def test_what_shrank_is_no_gain(life: Life, file: Path) -> None:
+    """Growth below 0 is recorded by what a test happened to find; none is not more than that."""
+    life()
+    text = file.read_text()
+    (tests,) = json.loads(text)["environments"].values()
+    value = tests["test_it.py::test_one"]["anonymous growth"]["value"]
+    file.write_text(text.replace(f'"value": {value},', '"value": -442368,'))
+    life(one=0).assert_outcomes(passed=3)
+    life(one=MIB).assert_outcomes(passed=2, failed=1)
+
+
+def test_an_interval_is_recorded_by_its_upper_end(
+    life: Life, file: Path, pytester: pytest.Pytester
+) -> None:
+    """Also where it lies across what is allowed."""
+    pytester.makepyfile(
+        test_peak=PREAMBLE.replace("foo = ", "#")
+        + """
+@pytest.mark.pmaps_budget("peak_rss growth <= baseline")
+def test_peak(): bytearray(int(os.environ.get("PEAK", "0")) << 20)
+"""
+    )
+    options = ["test_peak.py", "--pmaps-budget=mappings <= 100000"]
+    text = (pytester.path / "test_peak.py").read_text()
+    (pytester.path / "test_peak.py").write_text(text.replace("<= baseline", "<= baseline + 4 KiB"))
+    life(*options).assert_outcomes(passed=1)
+    (tests,) = json.loads(file.read_text())["environments"].values()
+    entry = tests["test_peak.py::test_peak"]["peak_rss growth"]
+    lower = file.read_text().replace(f'"value": {entry["value"]}', f'"value": {4 * KIB}')
+    file.write_text(lower)
+    life(*options).assert_outcomes(failed=1)
+    life("--pmaps-update", *options).assert_outcomes(passed=1)
+    assert file.read_text() != lower

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from plugin.shared import Run
+from plugin.shared import Run, needs_subtests
 
 #: Grows by some pages, in memory of its own that nothing else fills up.
 GROW = """
@@ -472,3 +472,159 @@ def test_pdb(pytester: pytest.Pytester) -> None:
     result = pytester.run(*command, stdin=b"c\n")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["anonymous growth: *", "*entering PDB*", "*(Pdb)*"])
+
+
+#: Sixteen pages are seen, and none that are not there.
+EXACT = (
+    GROW
+    + """
+budget = pytest.mark.pmaps_budget("anonymous growth <= 32 KiB")
+"""
+)
+
+
+def test_what_an_earlier_test_leaves_is_let_go_before(run: Run) -> None:
+    """pytest keeps the last exception, with its frames, until the next test is called."""
+    result = run(
+        EXACT
+        + """
+@budget
+@pytest.mark.xfail
+def test_known_bug():
+    big = bytearray(b"x") * (16 << 20)
+    assert 0
+
+@budget
+def test_leak():
+    grow(16)
+"""
+    )
+    result.assert_outcomes(xfailed=1, failed=1)
+    result.stdout.fnmatch_lines(["anonymous growth: 64 KiB, allowed 32 KiB *"])
+
+
+@needs_subtests
+def test_subtests_report_amid_the_test(run: Run) -> None:
+    """And what that takes is none of the test's."""
+    result = run(
+        EXACT
+        + """
+@budget
+def test_warm(subtests):
+    with subtests.test(): pass
+
+@budget
+def test_quiet(subtests):
+    for n in range(5):
+        with subtests.test(n=n): pass
+
+@budget
+def test_leak(subtests):
+    with subtests.test(): grow(16)
+""",
+        "-k",
+        "quiet or leak",
+        "--pmaps-budget",
+        "mappings growth <= 50",
+    )
+    result.stdout.fnmatch_lines(["FAILED *::test_leak - *", "* 1 failed, 1 passed, *"])
+
+
+def test_looking_at_snapshots_is_free(run: Run) -> None:
+    """What a test makes of them is dropped with them."""
+    result = run(
+        EXACT
+        + """
+@budget
+@pytest.mark.parametrize("n", range(2))
+def test_looks(pmaps_snapshot, n):
+    first, last = pmaps_snapshot(), pmaps_snapshot()
+    assert last["[heap]"].rss >= 1
+    (last - first).new.dirty
+""",
+        "-k",
+        "looks",
+    )
+    # The first time it is code that had not run yet.
+    assert "test_looks[1]" not in result.stdout.str()
+
+
+def test_patches_do_not_reach_us(run: Run) -> None:
+    """Mocks that are in place when a test ends change no judgement."""
+    result = run(
+        EXACT
+        + """
+import builtins, gc, time
+
+def refuse(*args, **kwargs):
+    raise AssertionError("must not be called")
+
+@pytest.mark.pmaps_budget("anonymous growth <= baseline + 32 KiB", "peak_rss growth <= 1 GiB",
+                          "unique_rss growth <= 64 MiB")
+def test_all(monkeypatch):
+    for owner, name in ((os, "getpid"), (gc, "collect"), (time, "sleep"), (builtins, "open")):
+        monkeypatch.setattr(owner, name, refuse)
+
+@pytest.mark.pmaps_budget("unique_rss growth <= 32 KiB", "anonymous growth <= 32 KiB")
+def test_leak(monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(time, "sleep", refuse)
+    grow(16)
+""",
+        "--pmaps-baseline=base.json",
+        "--pmaps-missing=record",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED *::test_leak - BudgetExceeded: unique_rss growth: *"])
+
+
+def test_names_live_as_long_as_their_fixtures(run: Run) -> None:
+    """And a process that is gone may be missing where that is said."""
+    result = run(
+        SERVER.replace("it.stdin.close()", "it.kill()")
+        + """
+@pytest.mark.pmaps_budget("@server?: rss <= 1 GiB")
+class TestServer:
+    def test_with(self, server): pass
+    def test_after(self): pass
+    def test_gone(self, server):
+        server.kill()
+        server.wait()
+
+@pytest.fixture(scope="class")
+def wide(pmaps):
+    with subprocess.Popen(["sleep", "100"]) as it:
+        yield pmaps.target("wide", it)
+        it.kill()
+
+@pytest.mark.pmaps_budget("@wide: rss <= 1 GiB")
+class TestWide:
+    def test_first(self, wide): pass
+    def test_second(self): pass
+
+@pytest.mark.pmaps_budget("@wide: rss <= 1 GiB")
+def test_without(): pass
+""",
+        "-rA",
+    )
+    result.assert_outcomes(passed=5, failed=1)
+    result.stdout.fnmatch_lines(["FAILED *::test_without - PmapsError: @wide: rss: no target*"])
+
+
+@pytest.mark.parametrize("environ", [{}, {"CI": "true"}])
+def test_expected_failures_need_no_baseline(
+    run: Run, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> None:
+    """A missing one is not the failure that is expected: a strict one that passes still fails."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    result = run(
+        """
+@pytest.mark.xfail(strict=True)
+@pytest.mark.pmaps_budget("anonymous growth <= baseline + 64 KiB")
+def test_it(): pass
+""",
+        "--pmaps-baseline=base.json",
+    )
+    result.assert_outcomes(failed=1)
+    assert "XPASS(strict)" in result.stdout.str()
