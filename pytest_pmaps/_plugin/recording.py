@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..baseline import Baseline, moved
 from ..budget import Budget, parse_budget
+from ..judging import floor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,7 @@ def _measured(entries: Iterable[Entry]) -> Iterator[_Measured]:
             if row["verdict"] in ("passed", "recorded") and most is not None:
                 budget = parse_budget(row["budget"])
                 if budget.limit.baseline:
+                    most = floor(budget, most)
                     is_new = row["verdict"] == "recorded"
                     yield _Measured(entry.nodeid, entry.details.environment, budget, most, is_new)
 

@@ -306,6 +306,8 @@ def test_what_shrank_is_no_gain(life: Life, file: Path) -> None:
     file.write_text(text.replace(f'"value": {value},', '"value": -442368,'))
     life(one=0).assert_outcomes(passed=3)
     life(one=MIB).assert_outcomes(passed=2, failed=1)
+    life("--pmaps-update", one=0).assert_outcomes(passed=3)
+    assert values(file)["test_one"] >= 0
 
 
 def test_an_interval_is_recorded_by_its_upper_end(
