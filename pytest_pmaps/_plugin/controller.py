@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ..procfs import getpid
+from .collected import OUTPUT
 
 if TYPE_CHECKING:
     from ..report.run import Run
     from . import recording
+    from .collected import Collected
     from .session import Session
     from .told import Reports
 
@@ -20,13 +24,22 @@ __all__ = ["Controller"]
 class Controller:
     """Registered in the session's own process only, not in workers of pytest-xdist."""
 
-    def __init__(self, config: pytest.Config, session: Session, reports: Reports) -> None:
+    def __init__(
+        self, config: pytest.Config, session: Session, reports: Reports, collected: Collected
+    ) -> None:
         self.config = config
         self.session = session
         self.problems: list[str] = []
         self._reports = reports
         self._run: Run | None = None
-        self._deselected = False
+        self._collected = collected
+        #: Tests that were reported, and those of them that did not just pass.
+        self._reported: set[str] = set()
+        self._excused: set[str] = set()
+        #: Workers of which it is not known whether they ran all that they found.
+        self._workers = 0
+        self._interrupted = False
+        self._unwritten = ""
         self._recording: recording.Outcome | None = None
 
     @property
@@ -60,6 +73,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where its maps go; it may start in another folder."""
+        self._workers += 1
         settings = self.session.settings
         for name, path in (
             ("pmaps_report_dir", settings.report_dir),
@@ -71,13 +85,23 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Learn where a worker's maps went; one that crashed does not say."""
-        path = getattr(node, "workeroutput", {}).get("pmaps_report_dir")
+        output = getattr(node, "workeroutput", {})
+        path = output.get("pmaps_report_dir")
         if path:
             self.session.directory.tell(path)
+        self._workers -= bool(output.get(OUTPUT))
 
-    def pytest_deselected(self) -> None:
-        """Not all tests run: -k, -m, --lf, ..."""
-        self._deselected = True
+    # ---- what ran
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of a test was reported, perhaps one that asks for nothing."""
+        self._reported.add(report.nodeid)
+        if report.outcome != "passed" or hasattr(report, "wasxfail"):
+            self._excused.add(report.nodeid)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Ctrl-C, or pytest.exit() with whatever exit status."""
+        self._interrupted = True
 
     # ---- the end
 
@@ -87,7 +111,7 @@ class Controller:
         if self._is_fork or self.config.getoption("collectonly"):
             return
         self._write_baseline(session)
-        self._write_run(exitstatus)
+        self._write_run(int(session.exitstatus))
 
     def _write_baseline(self, session: pytest.Session) -> None:
         settings = self.session.settings
@@ -101,18 +125,39 @@ class Controller:
                 settings.baseline,
                 self.run.all_entries,
                 update=settings.update,
-                whole=self._ran_all(session),
+                judged=self._judged if self._ran_all(session) else None,
             )
         except (OSError, FormatError) as exc:
-            self.problems.append(f"the baseline could not be written: {exc}")
+            self._unwritten = f"the baseline could not be written: {exc}"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _ran_all(self, session: pytest.Session) -> bool:
-        """Whether every test of the project ran, as far as can be told."""
-        chosen = self.config.args_source is pytest.Config.ArgsSource.ARGS
+        """Whether every test of the project ran, and this is sure."""
+        config = self.config
+        chosen = config.args_source is pytest.Config.ArgsSource.ARGS
+        chosen |= config.invocation_params.dir != config.rootpath
         # --lf leaves tests out before they are collected, and nobody is told.
-        chosen |= bool(self.config.getoption("lf", False))
-        stopped = bool(session.shouldstop or session.shouldfail or session.testsfailed)
-        return not (self._deselected or chosen or stopped)
+        chosen |= bool(config.getoption("lf", False))
+        stopped = bool(session.shouldstop or session.shouldfail or self._interrupted)
+        passed = session.exitstatus == pytest.ExitCode.OK and not session.testsfailed
+        found = self._collected.all and not self._workers
+        # As pytest.exit(returncode=0) in a worker.
+        all_came = len(self._reported) >= session.testscollected
+        return passed and found and all_came and not (chosen or stopped)
+
+    def _judged(self, nodeid: str) -> bool:
+        """Whether a test, or another one, would have asked for what is recorded of it: not if it
+        was skipped here, and nobody knows where its file was not collected (--ignore, testpaths).
+        """
+        file = nodeid.partition("::")[0]
+        if nodeid in self._excused:
+            return False
+        return file in self._files or not (self.config.rootpath / file).exists()
+
+    @functools.cached_property
+    def _files(self) -> set[str]:
+        return {nodeid.partition("::")[0] for nodeid in self._reported}
 
     def _write_run(self, exitstatus: int) -> None:
         settings = self.session.settings
@@ -129,6 +174,11 @@ class Controller:
             write_atomically(folder / "run.json", self.run.dumps(str(folder), int(exitstatus)))
         except OSError as exc:
             self.problems.append(f"run.json could not be written: {exc}")
+
+    def pytest_unconfigure(self) -> None:
+        """Say last, and however quiet pytest is, that a baseline is not what it should be."""
+        if self._unwritten and not self._is_fork:
+            sys.stderr.write(f"ERROR: {self._unwritten}\n")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what failed."""

@@ -121,8 +121,8 @@ def read(config: pytest.Config) -> Settings:
     baseline = _path(config, "pmaps_baseline")
     if baseline is not None and baseline.is_dir():
         raise pytest.UsageError(f"pmaps_baseline: {baseline} is a folder, and no file")
-    if asked["pmaps_update"] and baseline is None:
-        raise pytest.UsageError("pmaps_update: there is no file to update: --pmaps-baseline FILE")
+    if asked["pmaps_update"]:
+        _check_update(baseline)
     budgets = _budgets(config, baseline)
     rest = (folder, baseline, budgets or None, *asked.values())
     return Settings(
@@ -135,6 +135,18 @@ def read(config: pytest.Config) -> Settings:
         missing=_missing(_choice(asked, "pmaps_missing", MISSING)),
         given=any(value is not None for value in rest),
     )
+
+
+def _check_update(baseline: Path | None) -> None:
+    """Not only after all tests ran; nothing else is known to be written."""
+    from ..replacing import check_replaceable
+
+    if baseline is None:
+        raise pytest.UsageError("pmaps_update: there is no file to update: --pmaps-baseline FILE")
+    try:
+        check_replaceable(baseline)
+    except OSError as exc:
+        raise pytest.UsageError(f"pmaps_baseline: {exc}") from None
 
 
 def _choice(asked: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:

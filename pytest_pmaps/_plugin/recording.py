@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..baseline import Baseline, moved
@@ -34,16 +34,22 @@ class _Measured(NamedTuple):
     is_new: bool
 
 
-def record(path: Path, entries: Iterable[Entry], *, update: bool, whole: bool) -> Outcome:
+def record(
+    path: Path,
+    entries: Iterable[Entry],
+    *,
+    update: bool,
+    judged: Callable[[str], bool] | None,
+) -> Outcome:
     """Bring a baseline up to date; the file is touched only where something changed.
 
-    Entries move under ``update`` alone, and only of tests that passed; ``whole``: all tests ran,
-    so that what was not used is of no use.  Raises OSError and FormatError.
+    Entries move under ``update`` alone, and only of tests that passed; ``judged`` says of which
+    tests what was not used is of no use, None: of none.  Raises OSError and FormatError.
     """
     baseline = Baseline.load(path, missing_ok=True)
     final = _final(entries)
     added = changed = 0
-    for measured in _measured(final):
+    for measured in _highest(final):
         key = (measured.environment, measured.nodeid, measured.budget.subject)
         known = baseline.find(*key)
         if not (measured.is_new if known is None else update):
@@ -56,17 +62,30 @@ def record(path: Path, entries: Iterable[Entry], *, update: bool, whole: bool) -
         baseline.record(*key, now)
     if added or changed:
         baseline.save(path)
-    return Outcome(added, changed, _unused(baseline, final) if whole else [])
+    unused = [] if judged is None else [it for it in _unused(baseline, final) if judged(it[0])]
+    return Outcome(added, changed, unused)
 
 
 def _final(entries: Iterable[Entry]) -> list[Entry]:
-    """The last attempt of each test."""
-    return list({entry.nodeid: entry for entry in entries}.values())
+    """The last attempt of each test, on each worker that ran it (``--dist each``)."""
+    return list({(entry.nodeid, entry.details.worker): entry for entry in entries}.values())
 
 
-def _measured(entries: Iterable[Entry]) -> Iterator[_Measured]:
+def _highest(entries: Sequence[Entry]) -> list[_Measured]:
+    """What passing tests measured; of several workers the most, as of several shards."""
+    found: dict[tuple[str, str, str], _Measured] = {}
+    for each in _measured(entries):
+        key = (each.environment, each.nodeid, each.budget.subject)
+        if key not in found or found[key].value < each.value:
+            found[key] = each
+    return list(found.values())
+
+
+def _measured(entries: Sequence[Entry]) -> Iterator[_Measured]:
+    # After one that is to run again, another worker may have, if this one crashed.
+    blocked = {e.nodeid for e in entries if e.outcome not in ("passed", "rerun")}
     for entry in entries:
-        if entry.outcome != "passed":
+        if entry.outcome != "passed" or entry.nodeid in blocked:
             continue
         for row in entry.details.budgets:
             most = row["value"][1]

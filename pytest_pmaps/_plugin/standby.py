@@ -95,14 +95,17 @@ class Standby:
         if self._session is None:
             self.stand_by()
             from .budgets import Gate
+            from .collected import Collected
             from .controller import Controller
             from .session import SESSION, Session
 
             session = self._session = Session(self.config, self.settings, self.wide)
             self.config.stash[SESSION] = session
             self.config.pluginmanager.register(session, "pmaps-session")
+            collected = Collected()
+            self.config.pluginmanager.register(collected, "pmaps-collected")
             if self._reports is not None:
-                controller = Controller(self.config, session, self._reports)
+                controller = Controller(self.config, session, self._reports, collected)
                 self.config.pluginmanager.register(controller, "pmaps-controller")
             self.config.pluginmanager.register(Gate(session), "pmaps-gate")
         return self._session

@@ -219,6 +219,164 @@ def test_what_nobody_asked_for(life: Life, file: Path) -> None:
     assert "test_gone" in file.read_text()
 
 
+ALL = "*base.json: 1 entries that no test asked for; remove their lines:"
+
+#: Tests that do not ask for their baseline here.
+QUIET = """
+pytestmark = pytest.mark.pmaps_budget("anonymous growth <= baseline + 64 KiB")
+
+@pytest.mark.skipif("not pathlib.Path(__file__).with_name('all').exists()")
+def test_skipped():
+    pass
+
+def test_expected():
+    if not (pathlib.Path(__file__).parent / "all").exists():
+        pytest.xfail("today")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_what_only_some_runs_ask_for(
+    life: Life, file: Path, pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    """Nobody is told to remove what a run of all tests, here or elsewhere, would ask for."""
+    pytester.makeini("[pytest]\n")
+    for name in ("sub/test_deep.py", "test_quiet.py"):
+        path = pytester.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(PREAMBLE.replace("foo = ", "#") + "import pathlib\n" + QUIET)
+        (path.parent / "all").touch()
+    life(*workers).assert_outcomes(passed=7)
+    (pytester.path / "all").unlink()
+    said = life(*workers)
+    said.assert_outcomes(passed=5, skipped=1, xfailed=1)
+    assert "no test asked for" not in said.stdout.str()
+
+    text = file.read_text()
+    file.write_text(text.replace("test_it.py::test_two", "test_it.py::test_gone"))
+    life(*workers, "--pmaps-missing=pass").stdout.fnmatch_lines([ALL])
+    for options in (
+        ["-k", "not deep"],
+        ["--deselect=test_it.py::test_one"],
+        ["--rootdir", pytester.path, "sub", "test_it.py", "test_quiet.py"],
+    ):
+        said = life(*workers, "--pmaps-missing=pass", *options)
+        assert "no test asked for" not in said.stdout.str(), options
+    file.write_text(text)
+    for options in (["--ignore=sub"], ["--ignore-glob=*/test_d*"], ["-o", "testpaths=sub"]):
+        said = life(*workers, *options)
+        assert (said.ret, "no test asked for" in said.stdout.str()) == (0, False), options
+    (pytester.path / "sub" / "test_deep.py").unlink()
+    said = life(*workers)
+    said.stdout.fnmatch_lines(["*base.json: 2 entries that no test asked for; remove their lines:"])
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_what_a_plugin_took_out(
+    life: Life, file: Path, pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    """Shards may tell nobody that there are others."""
+    life(*workers)
+    pytester.makeconftest("def pytest_collection_modifyitems(items): del items[1]")
+    result = life(*workers)
+    result.assert_outcomes(passed=2)
+    assert "no test asked for" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("ends", ["pytest.exit('', 0)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_what_an_interruption_left(
+    life: Life, file: Path, pytester: pytest.Pytester, ends: str, workers: list[str]
+) -> None:
+    """Is no sign that nobody asks for it."""
+    life(*workers)
+    path = pytester.path / "test_it.py"
+    text = path.read_text()
+    path.write_text(text.replace('grow("two")', f"time.sleep(1); {ends}") + "\nimport time\n")
+    result = life(*workers)
+    assert "1 passed" in result.stdout.str() or "2 passed" in result.stdout.str()
+    assert "no test asked for" not in result.stdout.str()
+
+
+def test_called_from_below(life: Life, file: Path, pytester: pytest.Pytester) -> None:
+    """Only what lies there is run."""
+    pytester.makeini("[pytest]\npmaps_baseline = base.json\n")
+    life()
+    (pytester.path / "sub").mkdir()
+    (pytester.path / "sub" / "test_deep.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.pmaps_budget('anonymous growth <= baseline + 64 KiB')\n"
+        "def test_deep(): pass\n"
+    )
+    (pytester.path / "test_it.py").unlink()  # all the same
+    run = [sys.executable, "-m", "pytest", "--basetemp", pytester.path / "tmp"]
+    said = {
+        folder: subprocess.run(run, cwd=folder, capture_output=True, text=True, check=True).stdout
+        for folder in (pytester.path / "sub", pytester.path)
+    }
+    assert ["no test asked for" in out for out in said.values()] == [False, True]
+
+
+def test_each_worker(life: Life, file: Path, pytester: pytest.Pytester) -> None:
+    """A test that fails on one of several workers keeps its entry, whoever reports last; of one
+    that passes on all, the most is recorded.
+    """
+    each = ["--dist=each", "--tx=2*popen"]
+    life(*each).assert_outcomes(passed=6)
+    assert values(file) == {"test_one": about(MIB), "test_two": about(2 * MIB)}
+    path = pytester.path / "test_it.py"
+    path.write_text(
+        path.read_text()
+        .replace('grow("one")', 'grow("one"); first = os.environ["PYTEST_XDIST_WORKER"] == "gw0"\n'
+                 "    time.sleep(not first); assert not first")
+        .replace('grow("two")', 'grow("two" + os.environ["PYTEST_XDIST_WORKER"])')
+        + "\nimport time\n"
+    )  # fmt: skip
+    before = file.read_text()
+    for name, size in (("twogw0", 5 * MIB), ("twogw1", 4 * MIB)):
+        (pytester.path / name).write_text(str(size))
+    life(*each, "--pmaps-update", one=4 * MIB).assert_outcomes(passed=5, failed=1)
+    assert values(file) == {"test_one": about(MIB), "test_two": about(5 * MIB)}
+    assert changed_lines(before, file.read_text()) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["-qq"], ["--no-summary"], ["-n", "2"], ["-s"]])
+def test_a_file_that_cannot_be_written(
+    life: Life, file: Path, pytester: pytest.Pytester, options: list[str]
+) -> None:
+    """Is told last, however quiet pytest is, and fails the session."""
+    path = pytester.path / "test_it.py"
+    path.write_text(
+        path.read_text() + "\n    pathlib.Path(__file__).with_name('base.json').mkdir()"
+    )
+    result = life(*options)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    told = "ERROR: the baseline could not be written: *Is a directory: *base.json*"
+    result.stderr.fnmatch_lines([told])
+
+
+def test_a_file_that_can_be_seen_not_to_be_written(
+    life: Life, file: Path, pytester: pytest.Pytester
+) -> None:
+    """Is a usage error before any test runs, if it is to be updated."""
+    file.write_text('{"format": "pytest-pmaps baseline", "version": 1, "environments": {}}')
+    file.chmod(0o444)
+    fifo = pytester.path / "fifo"
+    os.mkfifo(fifo)
+    for path, reason in (
+        (file, "Permission denied"),
+        (pytester.path / "none" / "base.json", "No such file or directory"),
+        (fifo, "not a regular file"),
+    ):
+        for workers in ([], ["-n", "2"]):
+            result = life("--pmaps-update", f"--pmaps-baseline={path}", *workers)
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            result.stderr.fnmatch_lines([f"ERROR: pmaps_baseline: *{reason}: *"])
+    result = life(f"--pmaps-baseline={fifo}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: pmaps_baseline: *not a regular file: *fifo*"])
+
+
 def test_workers(life: Life, file: Path) -> None:
     """The controller alone writes; workers have an environment of their own, for xdist shows."""
     life("-n", "2").assert_outcomes(passed=3)
