@@ -162,6 +162,8 @@ def test_one_memory_counts_once(family: Path, mapped: Path, how: str):
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd="/") as process:
         assert process.stdout is not None
         pids = pids_of(json.loads(process.stdout.readline()))
+        for pid in pids:
+            targets.wait_idle(pid)
         taken, alone = group(pids), snapshot(pids[0])
         assert len(taken) == 2
         assert taken.sum_rss == alone.rss
@@ -306,11 +308,15 @@ def test_a_member_that_runs(zoo: Path):
     reader.require_frames()
     with targets.running("-c", SPINNER, python=sys.executable) as (_, info):
         pids = list(reversed(pids_of(info)))  # the one that runs before the one that waits
-        before = frames(pids)
-        taken = group(pids)
-        truth = {len(before), len(frames(pids))}
+        for _ in range(50):  # on a busy machine it may not get a CPU meanwhile
+            before = frames(pids)
+            taken = group(pids)
+            truth = {len(before), len(frames(pids))}
+            ran = any(f"process {pids[0]} ran" in why for why in taken.verdict.reasons)
+            if ran:
+                break
     lo, hi = taken.unique_rss.bounds
-    assert any(f"process {pids[0]} ran" in why for why in taken.verdict.reasons)
+    assert ran
     assert taken.verdict.raced
     assert any(lo <= n <= hi for n in truth)
     assert hi - lo <= 20
