@@ -342,6 +342,15 @@ sys.stdin.read()
 """
 
 
+def is_stuck(pid: int) -> bool:
+    """One of its threads is, and not for a moment only, as in any page fault."""
+    for _ in range(20):
+        if "D" not in thread_states(pid):
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def test_exec_that_hangs(start: Callable[..., Target]):
     """Its debugger does not reap a thread, so exec() never returns, and seizing it neither."""
     target = start("exec", 3)
@@ -350,7 +359,7 @@ def test_exec_that_hangs(start: Callable[..., Target]):
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as debugger:
         assert debugger.stdout is not None
         assert debugger.stdout.readline() == b"seized\n"
-        assert eventually(lambda: "D" in thread_states(target.pid))
+        assert eventually(lambda: is_stuck(target.pid))
         for patience in (PATIENCE, 0.2):
             with tracer(target.pid) as (pid, stopper):
                 os.write(stopper, b"s")
