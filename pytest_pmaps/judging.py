@@ -168,7 +168,8 @@ def failed(budget: Budget, error: PmapsError) -> Judgement:
 def _nowhere(budget: Budget, now: State, exc: NoSuchMapping) -> Judgement:
     if exc.misspelt or not budget.optional:
         return failed(budget, exc)
-    if not _is_whole(now.snapshot):
+    whole = _is_whole_tree(now.tree) if budget.of_tree else _is_whole(now.snapshot)
+    if not whole:
         value = Value(0, None, remedy=_RACED)
         return Judgement(budget, "undetermined", value, samples=[value])
     return Judgement(budget, "absent", note="it is not mapped")
@@ -190,7 +191,7 @@ def _measured(budget: Budget, now: State, start: State | None) -> tuple[Value, E
     if budget.metric == "page_tables":
         return _difference([_page_tables(state.snapshot) for state in states]), None
     if budget.of_tree:
-        return _difference([_of_tree(budget, state.tree) for state in states]), None
+        return _difference(_of_trees(budget, [state.tree for state in states])), None
     picked = [_picked(budget, state.snapshot) for state in states]
     if all(each is None for each in picked):
         now.snapshot[budget.selector]  # says what is wrong with it
@@ -225,7 +226,18 @@ def _page_tables(snapshot: Snapshot) -> Value:
     return Value(size, size, "bytes", snapshot.page_size, remedy)
 
 
-def _of_tree(budget: Budget, tree: Tree | None) -> Value:
+def _of_trees(budget: Budget, trees: list[Tree | None]) -> list[Value]:
+    found = [_of_tree(budget, tree) for tree in trees]
+    if all(value is None for value in found) and trees[0] is not None:
+        trees[0][budget.selector]  # says what is wrong with it
+    return [
+        value or Value(0, 0 if _is_whole_tree(tree) else None, remedy=_RACED)
+        for value, tree in zip(found, trees, strict=True)
+    ]
+
+
+def _of_tree(budget: Budget, tree: Tree | None) -> Value | None:
+    """None where no member has what is selected."""
     if tree is None:
         raise PmapsError("its tree was not captured")
     if budget.metric == "processes":
@@ -234,9 +246,20 @@ def _of_tree(budget: Budget, tree: Tree | None) -> Value:
     totals: Totals = tree
     if budget.selector:
         many = _GLOB.search(budget.selector)
-        totals = tree.select(budget.selector) if many else tree[budget.selector]
+        try:
+            totals = tree.select(budget.selector) if many else tree[budget.selector]
+        except NoSuchMapping as exc:
+            if exc.misspelt:
+                raise
+            return None
     count: Count = getattr(totals, budget.metric)
     return Value.of(count)
+
+
+def _is_whole_tree(tree: Tree | None) -> bool:
+    if tree is None or tree.sum_rss.bytes.bounds[1] is None:
+        return False
+    return all(_is_whole(snapshot) for snapshot in tree)
 
 
 def _picked(budget: Budget, snapshot: Snapshot) -> Counted | None:

@@ -379,6 +379,36 @@ def test_gone(server):
     )
 
 
+def test_what_comes_while_a_test_runs(run: Run) -> None:
+    """An optional library that was not there at the start has grown by all that it is now."""
+    result = run(
+        """
+import shutil
+def load(tmp_path):
+    return ctypes.CDLL(shutil.copy(os.environ["LIBFOO"], tmp_path / "libnew.so"))
+
+@pytest.mark.pmaps_budget("libnew?: rss growth <= 0")
+def test_process(tmp_path):
+    load(tmp_path)
+
+@pytest.mark.pmaps_budget("libother?: unique_rss growth <= 0")
+def test_none(): pass
+
+@pytest.mark.pmaps_budget("libnewer?: unique_rss growth <= 0")
+def test_tree(tmp_path):
+    ctypes.CDLL(shutil.copy(os.environ["LIBFOO"], tmp_path / "libnewer.so"))
+""",
+        "-rA",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "FAILED *::test_process - BudgetExceeded: libnew?: rss growth: *",
+            "FAILED *::test_tree - BudgetExceeded: libnewer?: unique_rss growth: *",
+        ]
+    )
+
+
 def test_undetermined(run: Run) -> None:
     """Neither passes nor is exceeded: an error of its own, or a skip where that is asked for."""
     text = """
